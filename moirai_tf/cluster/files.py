@@ -1,0 +1,189 @@
+"""Cluster files: YAML with units, strictly validated, both ways."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from moirai_tf.cluster import units
+from moirai_tf.cluster.cluster import Cluster, Device, Link
+from moirai_tf.errors import MoiraiError
+from moirai_tf.fields import Field, Format
+
+T = TypeVar("T")
+
+_FORMAT = Format(
+    why="the cluster file decides where operators can go and what transfers cost",
+    fix="correct this field; docs/cluster.md describes the format",
+)
+_DEVICE_KEYS = (
+    "name", "type", "memory", "speed", "address", "frequency_mhz", "num_cores",
+    "memory_bandwidth", "architecture",
+)  # fmt: skip
+
+
+def read_cluster(path: str | Path) -> Cluster:
+    """Reads a cluster file.
+
+    Raises:
+      MoiraiError: naming the field that is missing, unknown or wrong.
+    """
+    return cluster_from_yaml(_FORMAT.read_text(path))
+
+
+def write_cluster(cluster: Cluster, path: str | Path) -> None:
+    """Writes a cluster file that `read_cluster` reads back to an equal cluster."""
+    Path(path).write_text(cluster_to_yaml(cluster), encoding="utf-8")
+
+
+def cluster_from_yaml(text: str) -> Cluster:
+    """A cluster from the text of its file; raises as `read_cluster`."""
+    try:
+        root = Field(yaml.load(text, Loader=_StrictLoader), _FORMAT)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise _FORMAT.fault("the cluster file", f"not YAML: {error}") from error
+    root.only("name", "client", "devices", "links", "default_link")
+    devices = tuple(_device(field) for field in root["devices"].elements())
+    return Cluster(
+        name=root["name"].text(),
+        devices=devices,
+        links=tuple(_links(root, [device.name for device in devices])),
+        client=_text(root, "client"),
+    )
+
+
+def cluster_to_yaml(cluster: Cluster) -> str:
+    """The text of a cluster's file."""
+    data = {
+        "name": cluster.name,
+        "client": cluster.client,
+        "devices": [_device_data(device) for device in cluster.devices],
+        "links": [
+            {
+                "from": link.source,
+                "to": link.target,
+                "latency": units.show(link.latency_ns, units.NANOSECONDS),
+                "bandwidth": units.show(link.bandwidth_bytes_per_s, units.BYTES_PER_S),
+            }
+            for link in cluster.links
+        ],
+    }
+    return str(yaml.safe_dump(data, sort_keys=False))
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's own loader keeps the last of two equal keys without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is there twice", node.value[i][0].start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _device(field: Field) -> Device:
+    field.only(*_DEVICE_KEYS)
+    name = field["name"].text()
+    speed = field.get("speed")
+    build = partial(
+        Device,
+        name=name,
+        type=_text(field, "type") or name.rpartition(":")[0].rpartition(":")[2],
+        memory_bytes=_optional_quantity(field, "memory", units.BYTES),
+        speed=speed.number() if speed is not None else 1.0,
+        address=_text(field, "address"),
+        frequency_mhz=_integer(field, "frequency_mhz"),
+        num_cores=_integer(field, "num_cores"),
+        memory_bytes_per_s=_optional_quantity(field, "memory_bandwidth", units.BYTES_PER_S),
+        architecture=_text(field, "architecture"),
+    )
+    return _located(build, field)
+
+
+def _links(root: Field, names: list[str]) -> Iterator[Link]:
+    """The links of the file, then the default link for every pair that has none."""
+    linked: set[tuple[str, str]] = set()
+    listed = root.get("links")
+    for field in listed.elements() if listed is not None else ():
+        for link in _link(field, names):
+            linked.add((link.source, link.target))
+            yield link
+    default = root.get("default_link")
+    if default is None:
+        return
+    default.only("latency", "bandwidth")
+    for source, target in itertools.permutations(dict.fromkeys(names), 2):
+        if (source, target) not in linked:
+            yield _speed_of_link(default, source, target)
+
+
+def _link(field: Field, names: list[str]) -> list[Link]:
+    """One directed link (`from`, `to`), or one for each ordered pair of `between`."""
+    field.only("from", "to", "between", "latency", "bandwidth")
+    group = field.get("between")
+    if group is None:
+        ends = tuple(field[key].one_of(names, "device") for key in ("from", "to"))
+        return [_speed_of_link(field, *ends)]
+    if "from" in field.value or "to" in field.value:
+        raise field.fault("a link has either `between`, or `from` and `to`")
+    members = [element.one_of(names, "device") for element in group.elements()]
+    link = _speed_of_link(field, "", "")
+    return [replace(link, source=a, target=b) for a, b in itertools.permutations(members, 2)]
+
+
+def _speed_of_link(field: Field, source: str, target: str) -> Link:
+    latency = _quantity(field["latency"], units.NANOSECONDS)
+    bandwidth = _quantity(field["bandwidth"], units.BYTES_PER_S)
+    return _located(partial(Link, source, target, latency, bandwidth), field)
+
+
+def _text(field: Field, key: str) -> str:
+    entry = field.get(key)
+    return entry.text() if entry is not None else ""
+
+
+def _integer(field: Field, key: str) -> int | None:
+    entry = field.get(key)
+    return entry.integer() if entry is not None else None
+
+
+def _optional_quantity(field: Field, key: str, known: Mapping[str, Fraction]) -> int | None:
+    entry = field.get(key)
+    return _quantity(entry, known) if entry is not None else None
+
+
+def _quantity(field: Field, known: Mapping[str, Fraction]) -> int:
+    try:
+        return units.parse(str(field.value), known)
+    except ValueError as error:
+        raise field.fault(str(error)) from error
+
+
+def _located(build: Callable[[], T], field: Field) -> T:
+    """The built value; an error of it names the place in the file before its own field."""
+    try:
+        return build()
+    except MoiraiError as error:
+        raise MoiraiError(f"{field.path}.{error.rule}", why=error.why, fix=error.fix) from error
+
+
+def _device_data(device: Device) -> dict[str, Any]:
+    data: dict[str, Any] = {"name": device.name, "type": device.type, "speed": device.speed}
+    if device.memory_bytes is not None:
+        data["memory"] = units.show(device.memory_bytes, units.BYTES)
+    if device.memory_bytes_per_s is not None:
+        data["memory_bandwidth"] = units.show(device.memory_bytes_per_s, units.BYTES_PER_S)
+    for key in ("address", "frequency_mhz", "num_cores", "architecture"):
+        if getattr(device, key) not in (None, ""):
+            data[key] = getattr(device, key)
+    return data

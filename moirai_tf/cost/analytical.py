@@ -1,0 +1,147 @@
+"""Computes what operators cost on devices that are not here, with Grappler's virtual cluster.
+
+TensorFlow's own cost estimator gives each operator a compute time, from its floating-point
+operations and the device's peak, and a memory time, from the bytes of its operands and the device's
+memory bandwidth; the two add up. Grappler hands out their sum in nanoseconds but the parts only in
+microseconds, so the memory time is found as the difference to a device of boundless bandwidth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from tensorflow.core.protobuf import device_properties_pb2
+from tensorflow.python.framework.errors_impl import OpError
+from tensorflow.python.grappler import cluster as grappler_cluster
+from tensorflow.python.grappler import item as grappler_item
+
+from moirai_tf.cluster import Device
+from moirai_tf.cost.bodies import BRANCHES, CALLS, LOOPS, body_of
+from moirai_tf.cost.loops import trip_count
+from moirai_tf.errors import MoiraiError
+from moirai_tf.graph.graph import CLIENT_OPS, Graph, Operator
+from moirai_tf.graph.graphdef import meta_graph, to_graph_def
+from moirai_tf.model.validate import function_attrs
+
+Properties: TypeAlias = device_properties_pb2.DeviceProperties
+
+Column = list[tuple[int | None, int]]
+"""(time, traffic) of each operator, in nanoseconds; time None where the device has no kernel."""
+
+_BOUNDLESS_KB_PER_S = 10**15
+_HOST = device_properties_pb2.NamedDevice(
+    name="/device:CPU:0",
+    properties=device_properties_pb2.DeviceProperties(type="CPU", frequency=1000, num_cores=1),
+)
+"""Takes what a GPU has no kernel for; its times are not used."""
+
+
+def analytical(graph: Graph, device: Device, trips: int) -> Column:
+    """Costs of every operator on one device, as if all that can run there did.
+
+    A loop costs its trip count times its body and condition, a branch its most expensive function,
+    a function that the runtime does not inline the sum of its operators.
+
+    Args:
+      graph: the flat graph, with static shapes.
+      device: a CPU or GPU with the properties that Grappler needs.
+      trips: iterations of a loop whose count is not static.
+
+    Raises:
+      MoiraiError: a property of the device is missing, or Grappler refuses the graph.
+    """
+    properties, boundless = _properties(device), _properties(device)
+    boundless.bandwidth = _BOUNDLESS_KB_PER_S
+    own, compute = _grappler_times(graph, properties), _grappler_times(graph, boundless)
+    return [
+        (None, 0)
+        if device.type not in operator.device_types
+        else (0, 0)
+        if operator.op in CLIENT_OPS
+        else (
+            own[operator.name] + _functions_time(graph, operator, properties, trips),
+            max(0, own[operator.name] - compute[operator.name]),
+        )
+        for operator in graph.operators
+    ]
+
+
+def _properties(device: Device) -> Properties:
+    needed = ["frequency_mhz", "num_cores", "memory_bytes_per_s"]
+    needed += ["architecture"] if device.type == "GPU" else []
+    for name in needed:
+        if not getattr(device, name):
+            raise MoiraiError(
+                f"device {device.name!r} has no {name.replace('bytes_per_s', 'bandwidth')}",
+                why="the costs of a device that is not here are computed from its properties",
+                fix="add the property to the cluster file; docs/cluster.md says how to find it",
+            )
+    properties = device_properties_pb2.DeviceProperties(
+        type=device.type,
+        frequency=device.frequency_mhz,
+        num_cores=device.num_cores,
+        bandwidth=max(1, (device.memory_bytes_per_s or 0) // 1000),
+    )
+    if device.architecture:
+        properties.environment["architecture"] = device.architecture
+    return properties
+
+
+def _functions_time(graph: Graph, operator: Operator, properties: Properties, trips: int) -> int:
+    """Time of the functions that an operator runs, 0 if it holds none."""
+    if operator.op not in LOOPS | BRANCHES | CALLS:
+        return 0
+    times = {
+        attr if index < 0 else f"{attr}[{index}]": _body_time(
+            body_of(graph, operator, function.name).graph, properties, trips
+        )
+        for attr, index, function in function_attrs(operator.node)
+    }
+    if operator.op not in LOOPS:
+        return max(times.values())
+    counted = trip_count(graph, operator)
+    count = trips if counted is None else counted
+    return times["cond"] + count * (times["cond"] + times["body"])
+
+
+def _body_time(body: Graph, properties: Properties, trips: int) -> int:
+    """Sum over a function's operators; its host operators count nothing on a GPU."""
+    own = _grappler_times(body, properties)
+    return sum(
+        own[operator.name] + _functions_time(body, operator, properties, trips)
+        for operator in body.operators
+        if properties.type in operator.device_types and operator.op not in CLIENT_OPS
+    )
+
+
+def _grappler_times(graph: Graph, properties: Properties) -> Mapping[str, int]:
+    """Grappler's simulated run on one device: node -> nanoseconds."""
+    target = device_properties_pb2.NamedDevice(
+        name=f"/device:{properties.type}:0", properties=properties
+    )
+    devices = [target] if properties.type == "CPU" else [_HOST, target]
+    placement = {
+        operator.name: target.name if properties.type in operator.device_types else _HOST.name
+        for operator in graph.operators
+    }
+    graph_def = to_graph_def(graph, placement, known_feeds=True)
+    read = {text.lstrip("^").partition(":")[0] for node in graph_def.node for text in node.input}
+    sinks = [node.name for node in graph_def.node if node.name not in read]
+    cluster = grappler_cluster.Cluster(devices=devices, disable_timeline=False)
+    try:
+        item = grappler_item.Item(meta_graph(graph_def, sinks), ignore_colocation=True)
+        _, _, stats = cluster.MeasureCosts(item)
+    except (OpError, ValueError, RuntimeError) as error:
+        raise MoiraiError(
+            f"Grappler cannot compute costs of this graph: {error}",
+            why="they are the costs of devices that are not here",
+            fix="give measured costs of these devices as a file (--costs)",
+        ) from error
+    finally:
+        cluster.Shutdown()
+    return {
+        node.node_name: node.op_end_rel_nanos - node.op_start_rel_nanos
+        for measured in stats.dev_stats
+        for node in measured.node_stats
+    }

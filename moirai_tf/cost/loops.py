@@ -1,0 +1,125 @@
+"""How often a loop runs, where the graph says so: `for i in range(constant)` in all its forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework import tensor_util
+
+from moirai_tf.cost.bodies import Body, body_of
+from moirai_tf.graph.graph import Graph, Operator, TensorRef
+from moirai_tf.graph.graphdef import to_graph_def
+
+_FORWARDS = frozenset({"Identity", "Cast", "Squeeze", "Reshape", "LoopCond"})
+
+
+def trip_count(graph: Graph, loop: Operator) -> int | None:
+    """Iterations of a `While`, or None if its inputs do not decide it statically.
+
+    The condition must be, or begin with, `counter < limit` (several joined by a logical and): the
+    counter starts at a constant, the body adds a constant to it, and the limit is a constant or a
+    loop input that the body hands on. `tf.range` loops, `maximum_iterations` and Keras' recurrent
+    layers are of that form.
+    """
+    condition = body_of(graph, loop, loop.node.attr["cond"].func.name)
+    body = body_of(graph, loop, loop.node.attr["body"].func.name)
+    counts = [
+        count
+        for counter, limit in _comparisons(condition.graph, condition.results[0])
+        if (count := _count(graph, loop, condition, body, counter, limit)) is not None
+    ]
+    return min(counts, default=None)
+
+
+def static_value(graph: Graph, ref: TensorRef) -> int | None:
+    """The value of a scalar integer that constants and static shapes decide."""
+    wanted = _ancestors(graph, ref.producer)
+    names = {graph.operators[i].name for i in wanted}
+    graph_def = to_graph_def(graph)
+    kept = [node for node in graph_def.node if node.name in names]
+    del graph_def.node[:]
+    graph_def.node.extend(kept)
+    with tf.Graph().as_default() as imported:
+        tf.import_graph_def(graph_def, name="")
+        name = f"{graph.operators[ref.producer].name}:{ref.port}"
+        value: Any = tensor_util.try_evaluate_constant(imported.get_tensor_by_name(name))
+    return None if value is None or value.size != 1 else int(value)
+
+
+def _comparisons(graph: Graph, ref: TensorRef) -> Iterator[tuple[TensorRef, TensorRef]]:
+    """Every (smaller, larger) that must hold for the condition to hold."""
+    operator = graph.operators[ref.producer]
+    if operator.op in _FORWARDS:
+        yield from _comparisons(graph, operator.inputs[0])
+    elif operator.op == "LogicalAnd":
+        for part in operator.inputs:
+            yield from _comparisons(graph, part)
+    elif operator.op == "Less":
+        yield operator.inputs[0], operator.inputs[1]
+    elif operator.op == "Greater":
+        yield operator.inputs[1], operator.inputs[0]
+
+
+def _count(
+    graph: Graph,
+    loop: Operator,
+    condition: Body,
+    body: Body,
+    counter: TensorRef,
+    limit: TensorRef,
+) -> int | None:
+    """How often `counter < limit` holds, if counter, step and limit are static."""
+
+    def unchanging(function: Body, ref: TensorRef) -> int | None:
+        """The value of a constant in a function, or of an input that the body hands on."""
+        position = _argument(function, ref)
+        if position is None:
+            return static_value(function.graph, ref)
+        if _argument(body, body.results[position]) != position:
+            return None
+        return static_value(graph, loop.inputs[position])
+
+    position = _argument(condition, counter)
+    added = None if position is None else _added(body, position)
+    if position is None or added is None:
+        return None
+    start = static_value(graph, loop.inputs[position])
+    step, end = unchanging(body, added), unchanging(condition, limit)
+    if start is None or end is None or step is None or step <= 0:
+        return None
+    return max(0, -((start - end) // step))
+
+
+def _added(body: Body, position: int) -> TensorRef | None:
+    """What the body adds to one of its arguments."""
+    source = body.graph.operators[_source(body.graph, body.results[position]).producer]
+    if source.op not in ("Add", "AddV2"):
+        return None
+    for this, other in (source.inputs, source.inputs[::-1]):
+        if _argument(body, this) == position:
+            return other
+    return None
+
+
+def _argument(body: Body, ref: TensorRef) -> int | None:
+    """The position of the argument that a tensor is, if it is one."""
+    source = _source(body.graph, ref)
+    return body.arguments.index(source) if source in body.arguments else None
+
+
+def _source(graph: Graph, ref: TensorRef) -> TensorRef:
+    while graph.operators[ref.producer].op in _FORWARDS:
+        ref = graph.operators[ref.producer].inputs[0]
+    return ref
+
+
+def _ancestors(graph: Graph, index: int) -> set[int]:
+    seen, pending = {index}, [index]
+    while pending:
+        operator = graph.operators[pending.pop()]
+        sources = {ref.producer for ref in operator.inputs} | set(operator.controls)
+        pending.extend(sources - seen)
+        seen |= sources
+    return seen

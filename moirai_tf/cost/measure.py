@@ -1,0 +1,162 @@
+"""Times operators on this machine's CPU with TensorFlow's own profiler.
+
+The model runs in a Session with one inter-op thread: kernels then run one after the other, so that
+their times add up to the latency of a device that runs one operator at a time, while each kernel
+has all intra-op threads. Names are those of the flat graph, for TF1 and TF2 models alike.
+
+The profiler records a kernel only while TensorFlow's executor takes it for expensive, and cheap
+ones lose that mark after some ninety untraced runs. So the profiler is on from the first run, and
+what comes before the first step marker is the warm-up.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import tensorflow as tf
+
+from moirai_tf.cost.inputs import Array
+from moirai_tf.cost.names import KernelNames
+from moirai_tf.cost.table import Measurement
+from moirai_tf.cost.xplane import STEP, UNKNOWN, Step, read_trace, steps
+from moirai_tf.errors import MoiraiError
+from moirai_tf.graph.graph import Graph
+from moirai_tf.model.load import load_in_session
+from moirai_tf.model.saved_model import SavedModel
+from moirai_tf.model.validate import tensor_names
+
+
+def measure(
+    model: SavedModel,
+    graph: Graph,
+    inputs: Mapping[str, Array],
+    *,
+    repeats: int,
+    warmup: int,
+) -> tuple[list[int], Measurement]:
+    """Runs a signature on this machine's CPU under the profiler.
+
+    Args:
+      model: the SavedModel that the graph was imported from.
+      graph: its flat graph.
+      inputs: one array per signature input.
+      repeats: steps that count.
+      warmup: steps before them.
+
+    Returns:
+      Nanoseconds of each operator of the graph, and what the profile says of itself.
+
+    Raises:
+      MoiraiError: the model cannot be loaded or run on the inputs, or another profiler is running.
+    """
+    with _runnable(model, graph, inputs) as run, tempfile.TemporaryDirectory() as directory:
+        _profile(run, directory, repeats=repeats, warmup=warmup)
+        latencies = [_seconds(run) for _ in range(repeats)]
+        traced = steps(read_trace(directory), KernelNames(graph).owner)
+    return _operator_times(len(graph), traced), _measurement(traced, latencies)
+
+
+@contextmanager
+def _runnable(
+    model: SavedModel, graph: Graph, inputs: Mapping[str, Array]
+) -> Iterator[Callable[[], object]]:
+    """A call that runs the signature once, in a Session of its own."""
+    config = tf.compat.v1.ConfigProto(
+        device_count={"CPU": 1, "GPU": 0},
+        inter_op_parallelism_threads=1,
+        use_per_session_threads=True,
+        allow_soft_placement=True,
+    )
+    meta_graph = model.meta_graph(graph.tags)
+    signature = meta_graph.signature_def[graph.signature]
+    fetches = [name for info in signature.outputs.values() for name in tensor_names(info)]
+    feeds = [f"{graph.operators[graph.inputs[name]].name}:0" for name in inputs]
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+        try:
+            load_in_session(model.path, session, meta_graph.meta_info_def.tags)
+            _fill_variables(session, graph)
+            step = session.make_callable(fetches, feeds)
+            yield lambda: step(*inputs.values())
+        except (tf.errors.OpError, ValueError, OSError) as error:
+            raise MoiraiError(
+                f"the model cannot be run to be measured: {error}",
+                why="operators are timed by running the signature",
+                fix="give inputs that the model accepts as an .npz file (--inputs), or use "
+                "--source=analytical",
+            ) from error
+
+
+def _fill_variables(session: tf.compat.v1.Session, graph: Graph) -> None:
+    """Gives random values to variables that the model's own restore leaves out.
+
+    `tf.saved_model.save` of a Keras 3 model saves copies of the variables under other names, which
+    only the TF2 loader finds. Times do not depend on the values.
+    """
+    handles = {
+        session.graph.get_tensor_by_name(f"{operator.name}:0"): operator.attr("dtype").type
+        for operator in graph.operators
+        if operator.op == "VarHandleOp"
+    }
+    ready = session.run([tf.raw_ops.VarIsInitializedOp(resource=handle) for handle in handles])
+    for (handle, dtype), is_ready in zip(handles.items(), ready, strict=True):
+        if is_ready:
+            continue
+        shape = [dim.size for dim in handle.op.get_attr("shape").dim]
+        values = np.random.default_rng(0).normal(0.0, 0.05, shape)
+        value = tf.constant(values.astype(tf.as_dtype(dtype).as_numpy_dtype))
+        session.run(tf.raw_ops.AssignVariableOp(resource=handle, value=value))
+
+
+def _profile(run: Callable[[], object], directory: str, *, repeats: int, warmup: int) -> None:
+    options = tf.profiler.experimental.ProfilerOptions(device_tracer_level=0)
+    try:
+        tf.profiler.experimental.start(directory, options)
+    except tf.errors.AlreadyExistsError as error:
+        raise MoiraiError(
+            "another profiler is running in this process",
+            why="TensorFlow has one profiler per process",
+            fix="stop it (tf.profiler.experimental.stop()) before profiling a model",
+        ) from error
+    try:
+        for _ in range(warmup):
+            run()
+        for number in range(repeats):
+            with tf.profiler.experimental.Trace(STEP, step_num=number):
+                run()
+    finally:
+        tf.profiler.experimental.stop()
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _operator_times(count: int, traced: Sequence[Step]) -> list[int]:
+    """Median over the steps of each operator's time in kernels, in nanoseconds."""
+    times = np.zeros((len(traced), count), dtype=np.int64)
+    for number, step in enumerate(traced):
+        for owner, kernel_ns in step.kernel_ns.items():
+            if owner != UNKNOWN:
+                times[number, owner] = kernel_ns
+    return [round(median) for median in np.median(times, axis=0)]
+
+
+def _measurement(traced: Sequence[Step], latencies: Sequence[float]) -> Measurement:
+    durations = [step.duration_ns for step in traced]
+    unknown = [step.kernel_ns.get(UNKNOWN, 0) for step in traced]
+    kernels = [sum(step.kernel_ns.values()) for step in traced]
+    low, middle, high = np.percentile(durations, (25, 50, 75))
+    return Measurement(
+        repeats=len(traced),
+        latency_ns=round(float(np.median(latencies)) * 1e9),
+        step_ns=round(middle),
+        attributed_ns=round(np.median(np.subtract(kernels, unknown))),
+        unknown_ns=round(np.median(unknown)),
+        spread=round(float((high - low) / middle), 4),
+    )

@@ -1,0 +1,22 @@
+"""The one exception that users meet: it names the broken rule, the reason and the way out."""
+
+from __future__ import annotations
+
+
+class MoiraiError(Exception):
+    """A rule of moirai_tf was broken by its input, its options or its surroundings.
+
+    Attributes:
+      rule: which rule was broken, with the offending names and values.
+      why: why the rule matters.
+      fix: what the user can do.
+    """
+
+    def __init__(self, rule: str, *, why: str, fix: str) -> None:
+        super().__init__(rule, why, fix)
+        self.rule = rule
+        self.why = why
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.rule}\n  why: {self.why}\n  fix: {self.fix}"

@@ -1,0 +1,1 @@
+"""Rules find what a backend fuses; coarsening merges it for the placement."""

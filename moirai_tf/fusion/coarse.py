@@ -1,0 +1,79 @@
+"""The coarse graph: what the placement sees after fusion and colocation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from moirai_tf.errors import MoiraiError
+from moirai_tf.graph.graph import Graph, TensorRef
+
+
+@dataclass(frozen=True, slots=True)
+class FusedOperator:
+    """Operators of the fine graph that run as one and are placed as one."""
+
+    name: str
+    """Name of the member that does the main work."""
+    members: tuple[int, ...]
+    """Indices into the fine graph, ascending."""
+    rule: str
+    """The rule that made it, `colocation`, or empty for a single operator."""
+    device_types: tuple[str, ...]
+    """Device types that can run every member."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoarseTensor:
+    """A tensor that leaves its fused operator, or a control dependency between two of them."""
+
+    source: TensorRef
+    """The fine tensor; port -1 for a control dependency."""
+    producer: int
+    consumers: tuple[int, ...]
+    """Fused operators that read it, ascending, never the producer."""
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class CoarseGraph:
+    """Fused operators in topological order, and what flows between them."""
+
+    fine: Graph = field(repr=False)
+    operators: tuple[FusedOperator, ...]
+    tensors: tuple[CoarseTensor, ...]
+    colocation: tuple[tuple[int, ...], ...] = ()
+    """Groups that must share a device but could not be merged without a cycle."""
+
+    def __len__(self) -> int:
+        return len(self.operators)
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The way back from a placement of the coarse graph to one of the fine graph."""
+
+    owner: Sequence[int]
+    """For each fine operator, its fused operator."""
+    names: Sequence[str]
+    """Names of the fused operators."""
+    fine_names: Sequence[str]
+    """Names of the fine operators."""
+
+    def expand(self, placement: Mapping[str, str]) -> dict[str, str]:
+        """Fused operator -> device becomes operator -> device.
+
+        Raises:
+          MoiraiError: a fused operator has no device.
+        """
+        missing = [name for name in self.names if name not in placement]
+        if missing:
+            raise MoiraiError(
+                f"{len(missing)} fused operators have no device, the first is {missing[0]!r}",
+                why="a partial placement would leave the rest to TensorFlow's default",
+                fix="give every fused operator of the coarse graph a device",
+            )
+        return {
+            name: placement[self.names[owner]]
+            for name, owner in zip(self.fine_names, self.owner, strict=True)
+        }

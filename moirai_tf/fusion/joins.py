@@ -1,0 +1,119 @@
+"""Operators that join a neighbour without any backend's rule.
+
+Constants, variable reads and arithmetic on shapes join the operator they feed; identities, views
+and repeated computations join what they look at or repeat; element-wise operators form the
+expressions that Eigen evaluates. Weights stay with their readers: they must never travel at every
+inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from moirai_tf.fusion import ops
+from moirai_tf.fusion.analysis import Analysis
+from moirai_tf.fusion.merge import Merger
+from moirai_tf.graph.graph import CLIENT_OPS
+
+JOINED = "joined"
+EXPRESSION = "eigen/expression"
+_CHAINABLE = ops.ELEMENT_WISE | ops.IDENTITIES | frozenset(ops.VIEWS)
+
+
+@dataclass(frozen=True, slots=True)
+class Joins:
+    """The joins of one graph, made in a merger."""
+
+    analysis: Analysis
+    merger: Merger
+    fused: Container[int]
+    """Operators that a rule has fused: no expression takes them in."""
+
+    def forwarders(self) -> None:
+        """Operators that forward join what they forward, shapes what they look at."""
+        for i, operator in enumerate(self.analysis.graph.operators):
+            passed_on = self.analysis.forwards[i]
+            if passed_on is not None:
+                self._join_source(i, passed_on.producer)
+            elif operator.op in ops.SHAPE_SOURCES and len(operator.inputs) == 1:
+                self._join_source(i, operator.inputs[0].producer)
+
+    def views(self) -> None:
+        """Reshapes join their producer if nobody else reads it."""
+        for i, operator in enumerate(self.analysis.graph.operators):
+            if operator.op not in ops.VIEWS or i in self.fused or self.merger.feeds[i]:
+                continue
+            producer = operator.inputs[0].producer
+            if self.merger.only_successor(producer) == self.merger.find(i):
+                self._join_source(i, producer)
+
+    def operands(self) -> None:
+        """Operators that are no data join their only reader, or else their source."""
+        size = len(self.analysis.graph)
+        for i in reversed(range(size)):
+            reader = self._reader(i) if self.merger.only_feeds(i) else None
+            if reader is not None and not self._would_move_data(i, reader):
+                self._join(i, reader)
+        for i in range(size):
+            if self.analysis.shape[i] and self.merger.only_feeds(i):
+                self._join_only_source(i)
+
+    def expressions(self) -> None:
+        """An element-wise operator joins its only reader if that is element-wise, too."""
+        for i in reversed(range(len(self.analysis.graph))):
+            reader = self.merger.only_successor(i) if self._is_chainable(i) else None
+            if reader is not None and self._is_expression(i) and self._feeds_expression(i):
+                self.merger.merge((i, reader), EXPRESSION, keep=(i, reader))
+
+    def weights(self) -> None:
+        """Readers of a weight share its device, unless no device could run them all."""
+        for i, is_weight in enumerate(self.analysis.weight):
+            readers = [r for r in self.analysis.graph.consumers[i] if not self._is_client(r)]
+            if is_weight:
+                self.merger.colocate((i, *readers))
+
+    def _reader(self, i: int) -> int | None:
+        """The only reader of a cluster, or the one that all other readers follow anyway."""
+        readers = self.merger.ordered_successors(i)
+        if readers and all(self.merger.follows(r, readers[0]) for r in readers[1:]):
+            return readers[0]
+        return None
+
+    def _join_only_source(self, i: int) -> None:
+        sources = [p for p in self.merger.predecessors(i) if not self.analysis.fixed[p]]
+        if len(sources) == 1:
+            self._join(i, sources[0])
+
+    def _join_source(self, i: int, source: int) -> None:
+        if not self.analysis.fixed[source]:
+            self._join(i, source)
+
+    def _join(self, i: int, neighbour: int) -> None:
+        if not self._is_client(neighbour):
+            rule = self.merger.rule(neighbour) or JOINED
+            self.merger.merge((i, neighbour), rule, keep=(neighbour,))
+
+    def _would_move_data(self, i: int, reader: int) -> bool:
+        """Whether the reader would need an input of the client only to know its shape."""
+        clients = {p for p in self.merger.predecessors(i) if self._is_client(p)}
+        return bool(clients) and not clients <= self.merger.predecessors(reader)
+
+    def _is_expression(self, i: int) -> bool:
+        """Whether a cluster does nothing but element-wise work."""
+        members = self.merger.members(i)
+        return all(self.merger.feeds[m] or self._is_chainable(m) for m in members)
+
+    def _feeds_expression(self, i: int) -> bool:
+        """Whether all data that leaves a cluster goes to element-wise operators."""
+        members = self.merger.members(i)
+        consumers = {c for m in members for c in self.analysis.graph.consumers[m]}
+        outside = [c for c in consumers.difference(members) if not self.merger.feeds[c]]
+        return bool(outside) and all(map(self._is_chainable, outside))
+
+    def _is_chainable(self, i: int) -> bool:
+        op = self.analysis.graph.operators[i].op
+        return op in _CHAINABLE and i not in self.fused and not self.merger.feeds[i]
+
+    def _is_client(self, i: int) -> bool:
+        return self.analysis.graph.operators[i].op in CLIENT_OPS

@@ -1,0 +1,1 @@
+"""One flat operator graph per signature, read from protobufs without executing anything."""

@@ -1,0 +1,257 @@
+"""Inlines a signature's function calls, as TensorFlow's runtime does, into one list of nodes.
+
+Every call makes a scope of its own, so a function that is called twice appears twice. Control flow
+(`While`, `If`, `Case`), functions that the runtime does not inline or keeps on one device, and
+every other op with function attributes stay one node with their bodies inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tensorflow.core.framework import node_def_pb2
+
+from moirai_tf.errors import MoiraiError
+from moirai_tf.graph.graph import MERGE_OPS, Scope, TensorRef
+from moirai_tf.model.op_types import Outputs, attr_of, definition, outputs_of
+from moirai_tf.model.validate import BACK_EDGE_SOURCES, input_node
+
+CALL_OPS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+_NOT_INLINED = ("_noinline", "_XlaMustCompile")
+_MOST_NESTED = 200
+_ONE_OUTPUT = Outputs((0,), {})
+
+
+@dataclass(slots=True)
+class FlatNode:
+    """A node of the flat graph before its shapes are known."""
+
+    name: str
+    node: Any
+    scope: Scope
+    inputs: list[TensorRef]
+    controls: list[int]
+    types: tuple[int, ...]
+    """TensorFlow's `DataType` of every output."""
+    loose_inputs: tuple[int, ...] = ()
+    """Input positions whose source, as the runtime sees it when it lowers control flow, asks for
+    no device: the output of an inlined call, or a feed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensors:
+    """The flat tensors that a node (or an inlined call) gives to its body."""
+
+    refs: Sequence[TensorRef]
+    outputs: Outputs
+    loose: bool = False
+    """The nodes that stand for these tensors ask for no device."""
+
+
+@dataclass
+class _Body:
+    """One function body (or the main graph) while its nodes are being emitted."""
+
+    scope: Scope
+    outer_controls: tuple[int, ...]
+    """What must have run before the call: inherited by nodes that start or read arguments."""
+    data: dict[str, _Tensors] = field(default_factory=dict)
+    """Node or argument name -> its outputs."""
+    done: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Node name -> operators whose completion completes it."""
+    arguments: frozenset[str] = frozenset()
+
+
+class Flattener:
+    """Emits the flat nodes of a main graph, in topological order."""
+
+    def __init__(self, library: Any) -> None:
+        self.functions: dict[str, Any] = {f.signature.name: f for f in library.function}
+        self.nodes: list[FlatNode] = []
+        self._names: set[str] = set()
+
+    def flatten(
+        self, nodes: Sequence[Any], feeds: frozenset[str], fetches: Sequence[str]
+    ) -> list[TensorRef]:
+        """Emits what the fetched tensors of a main graph need; a fed node loses its own inputs.
+
+        Returns:
+          The flat tensor of each fetch.
+
+        Raises:
+          MoiraiError: a fetch has no value, a fed node has several, or a function calls itself.
+        """
+        body = _Body(Scope("", ""), ())
+        roots = list(dict.fromkeys(input_node(text) for text in fetches))
+        self._emit_body(body, _ordered(nodes, feeds, roots), feeds)
+        for text in fetches:
+            if not body.data[input_node(text)].refs:
+                raise MoiraiError(
+                    f"the signature names {text!r}, an operation without outputs",
+                    why="such an operation is run once, to initialise the model",
+                    fix="choose a signature whose inputs and outputs are tensors",
+                )
+        return [self._resolve(body, text) for text in fetches]
+
+    def _emit_body(
+        self, body: _Body, nodes: Iterable[Any], feeds: frozenset[str] = frozenset()
+    ) -> None:
+        for node in nodes:
+            function = None if node.name in feeds else self._inlined(node)
+            if function is not None:
+                self._emit_call(body, node, function)
+            else:
+                self._emit_node(body, node, cut=node.name in feeds)
+
+    def _inlined(self, node: Any) -> Any | None:
+        """The function that the runtime inlines at this node onto several devices, if it does."""
+        called = attr_of(node, "f").func.name if node.op in CALL_OPS else ""
+        function = self.functions.get(called)
+        if function is None or any(
+            _true(holder, attribute) for holder in (node, function) for attribute in _NOT_INLINED
+        ):
+            return None
+        return function
+
+    def _emit_call(self, body: _Body, node: Any, function: Any) -> None:
+        scope = Scope(
+            function.signature.name, f"{body.scope.prefix}{node.name}/", body.scope, node.name
+        )
+        if len(scope.functions) > _MOST_NESTED:
+            raise MoiraiError(
+                f"function {function.signature.name!r} calls itself",
+                why="a recursive function has no finite operator graph",
+                fix="export the model without recursive tf.functions",
+            )
+        inputs, controls = self._wire(body, node, cut=False)
+        names = [a.name for a in function.signature.input_arg]
+        inner = _Body(scope, tuple(controls), arguments=frozenset(names))
+        loose = set(_loose(body, node))
+        inner.data.update(
+            {
+                name: _Tensors((ref,), _ONE_OUTPUT, k in loose)
+                for k, (name, ref) in enumerate(zip(names, inputs, strict=True))
+            }
+        )
+        everything = [n.name for n in function.node_def]
+        self._emit_body(inner, _ordered(function.node_def, frozenset(), everything))
+        results = [a.name for a in function.signature.output_arg]
+        refs = [self._resolve(inner, function.ret[name]) for name in results]
+        body.data[node.name] = _Tensors(refs, self._outputs(node), loose=True)
+        finished = {i for text in function.control_ret.values() for i in inner.done[text]}
+        body.done[node.name] = tuple(sorted({*finished, *controls}))
+
+    def _emit_node(self, body: _Body, node: Any, *, cut: bool) -> None:
+        inputs, controls = self._wire(body, node, cut=cut)
+        index = len(self.nodes)
+        name = self._unique(f"{body.scope.prefix}{node.name}")
+        loose = () if cut else _loose(body, node)
+        outputs = self._outputs(node)
+        node = _fed(node, outputs) if cut else node
+        self.nodes.append(FlatNode(name, node, body.scope, inputs, controls, outputs.types, loose))
+        refs = [TensorRef(index, port) for port in range(len(outputs.types))]
+        body.data[node.name] = _Tensors(refs, outputs, loose=cut)
+        body.done[node.name] = (index,)
+
+    def _wire(self, body: _Body, node: Any, *, cut: bool) -> tuple[list[TensorRef], list[int]]:
+        """Data inputs and control inputs of a node as flat references."""
+        if cut:
+            return [], []
+        inputs: list[TensorRef] = []
+        controls: set[int] = set()
+        starts = not node.input
+        for text in node.input:
+            source = input_node(text)
+            starts = starts or source in body.arguments
+            if text.startswith("^"):
+                controls.update(body.done.get(source, ()))
+            elif not self._is_back_edge(body, node, source):
+                inputs.append(self._resolve(body, text))
+        if starts:
+            controls.update(body.outer_controls)
+        return inputs, sorted(controls)
+
+    def _is_back_edge(self, body: _Body, node: Any, source: str) -> bool:
+        return node.op in MERGE_OPS and source not in body.data
+
+    def _outputs(self, node: Any) -> Outputs:
+        return outputs_of(node, definition(node, self.functions))
+
+    def _resolve(self, body: _Body, text: str) -> TensorRef:
+        """`a`, `a:1` or, in a function, `a:out_arg:1` to a flat tensor."""
+        tensors = body.data[input_node(text)]
+        return tensors.refs[tensors.outputs.port(text)]
+
+    def _unique(self, name: str) -> str:
+        """Two bodies can give one name twice; the second then gets a number."""
+        chosen, k = name, 0
+        while chosen in self._names:
+            k += 1
+            chosen = f"{name}#{k}"
+        self._names.add(chosen)
+        return chosen
+
+
+def _fed(node: Any, outputs: Outputs) -> Any:
+    """A fed node is a placeholder, whatever it was."""
+    if len(outputs.types) != 1:
+        raise MoiraiError(
+            f"the signature feeds {node.name!r}, which has {len(outputs.types)} outputs",
+            why="a feed replaces a node by one tensor",
+            fix="choose a signature whose inputs are placeholders",
+        )
+    placeholder = node_def_pb2.NodeDef(name=node.name, op="Placeholder")
+    placeholder.attr["dtype"].type = outputs.types[0]
+    return placeholder
+
+
+def _loose(body: _Body, node: Any) -> tuple[int, ...]:
+    """Positions of data inputs whose source asks for no device."""
+    sources = [input_node(text) for text in node.input if not text.startswith("^")]
+    return tuple(k for k, s in enumerate(sources) if s in body.data and body.data[s].loose)
+
+
+def _ordered(nodes: Sequence[Any], feeds: frozenset[str], roots: Sequence[str]) -> list[Any]:
+    """What the roots need, in a topological order; loops' back edges do not count."""
+    by_name = {n.name: n for n in nodes}
+    order: list[Any] = []
+    state: dict[str, int] = {}
+    pending = list(roots)
+    for root in pending:
+        stack = [root]
+        while stack:
+            name = stack[-1]
+            if state.get(name) == 2:
+                stack.pop()
+                continue
+            node = by_name[name]
+            if state.get(name) == 1:
+                state[name] = 2
+                order.append(node)
+                stack.pop()
+                pending.extend(_loop_ends(node, by_name))
+                continue
+            state[name] = 1
+            stack.extend(
+                source for source in _sources(node, by_name, feeds) if state.get(source) is None
+            )
+    return order
+
+
+def _sources(node: Any, by_name: Mapping[str, Any], feeds: frozenset[str]) -> list[str]:
+    if node.name in feeds:
+        return []
+    names = [input_node(text) for text in reversed(node.input)]
+    return [n for n in names if n in by_name and by_name[n].op not in BACK_EDGE_SOURCES]
+
+
+def _loop_ends(node: Any, by_name: Mapping[str, Any]) -> list[str]:
+    """The `NextIteration`s that feed a `Merge`: needed, but not before it."""
+    names = [input_node(text) for text in node.input] if node.op in MERGE_OPS else []
+    return [n for n in names if n in by_name and by_name[n].op in BACK_EDGE_SOURCES]
+
+
+def _true(holder: Any, attribute: str) -> bool:
+    return bool(attr_of(holder, attribute).b)

@@ -1,0 +1,150 @@
+"""The operator graph of one signature: values only, no TensorFlow calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+
+class TensorRef(NamedTuple):
+    """An output of an operator: its index in `Graph.operators` and the output port."""
+
+    producer: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """The static type and shape of one tensor."""
+
+    dtype: str
+    """TensorFlow's name of the type, such as `float32`, `string` or `resource`."""
+    shape: tuple[int, ...] | None
+    """None if the rank is unknown; -1 for a dimension that is."""
+    nbytes: int
+    """Bytes that a transfer of the tensor moves; an unknown dimension counts as 1."""
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.dtype}[?]"
+        return f"{self.dtype}[{','.join('?' if d < 0 else str(d) for d in self.shape)}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """One call of a function: two calls of the same function are two scopes."""
+
+    function: str
+    """Name in the function library; empty for the main graph."""
+    prefix: str
+    """What TensorFlow's inliner puts before the names of the body's nodes (`call/inner/`)."""
+    parent: Scope | None = None
+    call: str = ""
+    """Name of the node in the parent's body that calls the function."""
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The functions from the outermost to this one."""
+        outer = self.parent.functions if self.parent is not None else ()
+        return (*outer, self.function) if self.function else outer
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One node of the flattened graph."""
+
+    name: str
+    """Unique; the name that TensorFlow's inliner gives the node in a Session."""
+    op: str
+    """TensorFlow's op type, such as `Conv2D`."""
+    node: Any
+    """The `NodeDef` as it stands in the SavedModel; shared, never changed."""
+    scope: Scope
+    inputs: tuple[TensorRef, ...]
+    """Data inputs in argument order, wired through function calls."""
+    controls: tuple[int, ...]
+    """Operators that must have run before this one, without data."""
+    outputs: tuple[TensorSpec, ...]
+    device_types: tuple[str, ...] = ("CPU",)
+    """Device types with a kernel for this node, its bodies included."""
+    weight_bytes: int = 0
+    """Bytes of the variable or constant that the operator holds."""
+    resident_bytes: int = 0
+    """Weights once, and the outputs that need memory of their own."""
+
+    loose_inputs: tuple[int, ...] = ()
+    """Input positions that reach the runtime through a node without a device of its own."""
+
+    def attr(self, name: str) -> Any:
+        """The node's `AttrValue` of that name, or None."""
+        return self.node.attr.get(name, None)
+
+
+@dataclass(frozen=True, slots=True)
+class ColocationGroup:
+    """Operators that must share a device, and why."""
+
+    members: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The flat operator graph of one signature.
+
+    Operators stand in a topological order: every input and control input of an operator has a
+    smaller index. Signature inputs are `Placeholder` operators; every signature output is read by
+    a `_Retval` operator that stands for the client, as in TensorFlow's own partitioned graphs.
+    Back edges of TF1 loops (`NextIteration` to `Merge`) are left out; the loop is one colocation
+    group.
+    """
+
+    signature: str
+    operators: tuple[Operator, ...]
+    inputs: Mapping[str, int]
+    """Signature input -> its `Placeholder`."""
+    outputs: Mapping[str, int]
+    """Signature output -> its `_Retval`."""
+    colocation: tuple[ColocationGroup, ...] = ()
+    tags: tuple[str, ...] = ()
+    """Tags of the MetaGraph that it was read from."""
+    library: Any = field(default=None, repr=False)
+    """The `FunctionDefLibrary` of the model: bodies of control flow live there."""
+
+    def __len__(self) -> int:
+        return len(self.operators)
+
+    @cached_property
+    def index(self) -> Mapping[str, int]:
+        """Operator name -> index."""
+        return {operator.name: i for i, operator in enumerate(self.operators)}
+
+    @cached_property
+    def consumers(self) -> tuple[tuple[int, ...], ...]:
+        """For each operator, the operators that read any of its outputs, each once, ascending."""
+        readers: list[dict[int, None]] = [{} for _ in self.operators]
+        for i, operator in enumerate(self.operators):
+            for ref in operator.inputs:
+                readers[ref.producer][i] = None
+        return tuple(tuple(r) for r in readers)
+
+    def edges(self) -> Iterator[tuple[int, int]]:
+        """Every dependency (producer, consumer), data and control; may repeat."""
+        for i, operator in enumerate(self.operators):
+            for ref in operator.inputs:
+                yield ref.producer, i
+            for control in operator.controls:
+                yield control, i
+
+    def spec(self, ref: TensorRef) -> TensorSpec:
+        """The static type and shape of a tensor."""
+        return self.operators[ref.producer].outputs[ref.port]
+
+
+CLIENT_OPS = frozenset({"Placeholder", "_Retval"})
+"""Ops that stand for the client's feeds and fetches: they run on the client's device."""
+
+MERGE_OPS = frozenset({"Merge", "RefMerge"})
+"""Ops of TF1 control flow that hand on whichever input arrives; a loop begins with one."""

@@ -1,0 +1,102 @@
+"""The flat graph as a TensorFlow `GraphDef`, for Grappler and for shape inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tensorflow.core.framework import graph_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+
+from moirai_tf.graph.graph import MERGE_OPS, Graph, TensorRef
+
+
+def to_graph_def(
+    graph: Graph, devices: Mapping[str, str] | None = None, *, known_feeds: bool = False
+) -> Any:
+    """A `GraphDef` whose nodes are the operators, under their own names.
+
+    The `_Retval` operators, which stand for the client, are left out; `fetches` names what they
+    read. Loops' back edges are missing, as they are in the graph.
+
+    Args:
+      graph: the flat graph.
+      devices: operator -> device, or None to leave every device empty.
+      known_feeds: replace placeholders by sources of the same static shape. Grappler forgets the
+        shape of whatever it takes for a feed.
+    """
+    names = [o.name for o in graph.operators]
+    graph_def = graph_pb2.GraphDef()
+    for operator in graph.operators:
+        if operator.op == "_Retval":
+            continue
+        node = flat_node(
+            graph_def, operator.node, operator.name, names, operator.inputs, operator.controls
+        )
+        node.device = devices.get(operator.name, "") if devices is not None else ""
+        if operator.op == "Placeholder" and operator.outputs[0].shape is not None:
+            set_shape(node, operator.outputs[0].shape)
+            if known_feeds:
+                make_known(node)
+    _add_library(graph_def, graph.library)
+    return graph_def
+
+
+def flat_node(
+    graph_def: Any,
+    source: Any,
+    name: str,
+    names: Sequence[str],
+    inputs: Iterable[TensorRef],
+    controls: Iterable[int],
+) -> Any:
+    """Appends a copy of a `NodeDef` with a flat name and flat inputs.
+
+    A `Merge` at the head of a loop merges one tensor less: its back edge is not in the flat graph,
+    and Grappler crashes at a node that has fewer inputs than its attributes promise.
+    """
+    node = graph_def.node.add()
+    node.CopyFrom(source)
+    node.name = name
+    node.attr.pop("_class", None)
+    del node.input[:]
+    node.input.extend(
+        names[ref.producer] if ref.port == 0 else f"{names[ref.producer]}:{ref.port}"
+        for ref in inputs
+    )
+    if node.op in MERGE_OPS:
+        node.attr["N"].i = len(node.input)
+    node.input.extend(f"^{names[control]}" for control in controls)
+    return node
+
+
+def set_shape(node: Any, shape: Sequence[int]) -> None:
+    """Gives a `Placeholder` a static shape (-1: unknown dimension)."""
+    node.attr["shape"].shape.Clear()
+    for size in shape:
+        node.attr["shape"].shape.dim.add().size = size
+
+
+def make_known(node: Any) -> None:
+    """Turns a `Placeholder` into a source whose static shape Grappler believes."""
+    node.op = "ImmutableConst"
+    node.attr["memory_region_name"].s = b"feed"
+
+
+def fetches(graph: Graph) -> list[str]:
+    """The tensors that the signature's outputs read, as `node:port`."""
+    refs = [graph.operators[i].inputs[0] for i in graph.outputs.values()]
+    return list(dict.fromkeys(f"{graph.operators[r.producer].name}:{r.port}" for r in refs))
+
+
+def meta_graph(graph_def: Any, fetched: Iterable[str]) -> Any:
+    """A `MetaGraphDef` as Grappler wants it: the graph, and what to fetch from it."""
+    meta = meta_graph_pb2.MetaGraphDef()
+    meta.graph_def.CopyFrom(graph_def)
+    meta.collection_def["train_op"].node_list.value.extend(fetched)
+    return meta
+
+
+def _add_library(graph_def: Any, library: Any) -> None:
+    if library is not None:
+        graph_def.library.CopyFrom(library)

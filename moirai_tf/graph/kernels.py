@@ -1,0 +1,89 @@
+"""Which device types can run a node: TensorFlow's kernel registry, asked with the node's types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from tensorflow.core.framework import types_pb2
+from tensorflow.python.framework import kernels, op_def_registry
+
+from moirai_tf.graph.graph import CLIENT_OPS
+from moirai_tf.model.validate import function_attrs
+
+DEVICE_TYPES = ("CPU", "GPU")
+_CLIENT_SIDE = CLIENT_OPS | {"_Arg"}
+
+
+def device_types(node: Any, library: Mapping[str, Any]) -> tuple[str, ...]:
+    """Device types with a kernel for the node and for everything inside its functions."""
+    return tuple(t for t in DEVICE_TYPES if why_not(node, t, library) is None)
+
+
+def why_not(node: Any, device_type: str, library: Mapping[str, Any]) -> str | None:
+    """Why a device type cannot run the node, or None if it can.
+
+    Args:
+      node: a `NodeDef`.
+      device_type: `CPU` or `GPU`.
+      library: function name -> `FunctionDef`, for nodes with bodies.
+    """
+    return _why_not(node, device_type, library, frozenset())
+
+
+def _why_not(
+    node: Any, device_type: str, library: Mapping[str, Any], inside: frozenset[str]
+) -> str | None:
+    if node.op in _CLIENT_SIDE:
+        return None
+    if node.op not in library:
+        given = {name: value.type for name, value in node.attr.items() if value.type}
+        types = tuple(sorted({**_default_types(node.op), **given}.items()))
+        reason = _registry(node.op, device_type, types)
+        if reason is not None:
+            return reason
+    called = [function.name for _, _, function in function_attrs(node)]
+    if node.op in library:
+        called.append(node.op)
+    for name in called:
+        if name in inside or name not in library:
+            continue
+        for inner in library[name].node_def:
+            reason = _why_not(inner, device_type, library, inside | {name})
+            if reason is not None:
+                return f"its function {name!r} holds {inner.name!r}: {reason}"
+    return None
+
+
+@cache
+def _registry(op: str, device_type: str, types: tuple[tuple[str, int], ...]) -> str | None:
+    registered = [k for k in _kernels_of(op) if k.device_type in (device_type, "DEFAULT")]
+    if not registered:
+        return f"TensorFlow has no {device_type} kernel for {op}"
+    if any(_fits(kernel, dict(types)) for kernel in registered):
+        return None
+    shown = ", ".join(f"{k}={types_pb2.DataType.Name(v)}" for k, v in types)
+    return f"TensorFlow has no {device_type} kernel for {op} with {shown}"
+
+
+@cache
+def _default_types(op: str) -> Mapping[str, int]:
+    """Type attributes that exporters leave out because they have their default."""
+    op_def = op_def_registry.get(op)
+    if op_def is None:
+        return {}
+    return {a.name: a.default_value.type for a in op_def.attr if a.default_value.type}
+
+
+@cache
+def _kernels_of(op: str) -> tuple[Any, ...]:
+    return tuple(kernels.get_registered_kernels_for_op(op).kernel)
+
+
+def _fits(kernel: Any, types: Mapping[str, int]) -> bool:
+    return all(
+        constraint.name not in types
+        or types[constraint.name] in constraint.allowed_values.list.type
+        for constraint in kernel.constraint
+    )

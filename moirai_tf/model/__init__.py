@@ -1,0 +1,1 @@
+"""The SavedModel on disk: reading, validating, writing, loading."""

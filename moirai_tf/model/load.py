@@ -1,0 +1,83 @@
+"""Loading and serving a placed model with the options that make its placement happen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.python.framework import device as device_lib
+from tensorflow.python.saved_model import loader_impl
+
+from moirai_tf.errors import MoiraiError
+
+SESSION_CONFIG_FILE = Path("assets.extra") / "session_config.pbtxt"
+
+
+def load(directory: str | Path, tags: Iterable[str] | None = None) -> Any:
+    """Loads a placed SavedModel so that its variables go where the plan puts them.
+
+    The same as `tf.saved_model.load` with `experimental_variable_policy="save_variable_devices"`;
+    soft placement must be on, as it is by default, or TensorFlow ignores the variables' devices.
+
+    Raises:
+      MoiraiError: soft placement is off.
+    """
+    if not tf.config.get_soft_device_placement():
+        raise MoiraiError(
+            "soft device placement is off",
+            why="TensorFlow then ignores the devices of variables and copies weights every time",
+            fix="call tf.config.set_soft_device_placement(True) before loading",
+        )
+    options = tf.saved_model.LoadOptions(experimental_variable_policy="save_variable_devices")
+    return tf.saved_model.load(str(directory), tags=list(tags) if tags else None, options=options)
+
+
+def logical_cpus(devices: Iterable[str]) -> int:
+    """How many logical CPU devices a process needs to have all of these devices."""
+    parsed = [device_lib.DeviceSpec.from_string(name) for name in devices]
+    return 1 + max((d.device_index or 0 for d in parsed if d.device_type == "CPU"), default=0)
+
+
+def configure_logical_cpus(count: int) -> None:
+    """Splits the CPU of this process into logical devices; call it before TensorFlow is used.
+
+    Raises:
+      MoiraiError: TensorFlow has already started with fewer.
+    """
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    configured = tf.config.get_logical_device_configuration(cpu) or [None]
+    if len(configured) >= count:
+        return
+    try:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * count
+        )
+    except RuntimeError as error:
+        raise MoiraiError(
+            f"this process has {len(configured)} logical CPU devices, but the plan needs {count}",
+            why="an operator on a device that does not exist silently runs elsewhere",
+            fix="call moirai_tf.configure_logical_cpus(n) before TensorFlow is used",
+        ) from error
+
+
+def session_config(devices: Iterable[str]) -> Any:
+    """A `ConfigProto` for a Session or TensorFlow Serving that has the CPU devices of a plan."""
+    config = config_pb2.ConfigProto(allow_soft_placement=True)
+    config.device_count["CPU"] = logical_cpus(devices)
+    return config
+
+
+def session_config_text(devices: Iterable[str]) -> str:
+    """The same as text, for `--tensorflow_session_config_file` of TensorFlow Serving."""
+    return str(text_format.MessageToString(session_config(devices)))
+
+
+def load_in_session(directory: str | Path, session: Any, tags: Iterable[str]) -> Mapping[str, Any]:
+    """Loads a SavedModel into a TF1 Session; returns its signatures."""
+    loader = loader_impl.SavedModelLoader(str(directory))
+    signatures: Mapping[str, Any] = loader.load(session, list(tags)).signature_def
+    return signatures

@@ -1,0 +1,266 @@
+"""Writes a SavedModel directory whole or not at all; the input is only ever read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tensorflow.core.protobuf import fingerprint_pb2
+from tensorflow.python.saved_model import fingerprinting_utils
+
+from moirai_tf.errors import MoiraiError
+from moirai_tf.model.saved_model import CPB, PB, PBTXT, SavedModel
+
+FINGERPRINT = "fingerprint.pb"
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A directory that is complete but not yet in its place."""
+
+    directory: Path
+    output: Path
+    overwrite: bool
+
+
+def stage(output: Path, *, overwrite: bool) -> Staged:
+    """Makes an empty directory beside the output, to be filled and published.
+
+    Raises:
+      MoiraiError: the output exists and `overwrite` is not set, or its parent cannot be written.
+    """
+    output = output.resolve()
+    check_output(output, overwrite=overwrite)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise MoiraiError(
+            f"{output.parent} cannot be written: {error.strerror}",
+            why="the output is prepared beside its final place",
+            fix="choose an output directory in a place that you can write",
+        ) from error
+    work.chmod(0o755)
+    return Staged(work, output, overwrite)
+
+
+def publish(staged: Staged) -> Path:
+    """Renames a staged directory into its place; an old one is gone only when it stands there.
+
+    Raises:
+      MoiraiError: the output has appeared meanwhile.
+    """
+    output = staged.output
+    check_output(output, overwrite=staged.overwrite)
+    if not output.exists():
+        staged.directory.rename(output)
+        return output
+    old = output.with_name(f".{output.name}.old-{uuid.uuid4().hex}")
+    output.rename(old)
+    try:
+        staged.directory.rename(output)
+    except OSError:
+        old.rename(output)
+        raise
+    shutil.rmtree(old)
+    return output
+
+
+def discard(staged: Staged) -> None:
+    """Removes a staged directory that will not be published."""
+    shutil.rmtree(staged.directory, ignore_errors=True)
+
+
+@contextmanager
+def whole_directory(output: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A new directory that takes the output's place when the block ends without an error."""
+    staged = stage(output, overwrite=overwrite)
+    try:
+        yield staged.directory
+        publish(staged)
+    finally:
+        discard(staged)
+
+
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Refuses an output that exists.
+
+    Raises:
+      MoiraiError: it is a file, or a directory with content and either `overwrite` is not set or
+        the content is no SavedModel.
+    """
+    if output.exists() and not output.is_dir():
+        raise MoiraiError(
+            f"the output {output} is a file",
+            why="a SavedModel is a directory",
+            fix="choose another output directory",
+        )
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not overwrite:
+        raise MoiraiError(
+            f"the output {output} exists and is not empty",
+            why="it may hold a model that is being served",
+            fix="choose another directory, or ask for overwrite",
+        )
+    if not any((output / name).is_file() for name in (PB, PBTXT, CPB)):
+        raise MoiraiError(
+            f"the output {output} exists and is not a SavedModel",
+            why="overwriting would delete files that are not a model's",
+            fix="choose another directory, or empty this one",
+        )
+
+
+def check_apart(source: Path, output: Path) -> None:
+    """Refuses an output that is the input, holds it, or lies inside it.
+
+    Raises:
+      MoiraiError: the directories overlap.
+    """
+    one, two = source.resolve(), output.resolve()
+    if one == two or one in two.parents or two in one.parents:
+        raise MoiraiError(
+            f"the output {output} and the input {source} overlap",
+            why="the input model is never modified",
+            fix="choose an output directory outside the input",
+        )
+
+
+def write_saved_model(
+    model: SavedModel,
+    proto: Any,
+    directory: Path,
+    extra: Mapping[Path, str],
+    fingerprint: bytes | None = None,
+) -> None:
+    """Writes a changed protobuf, with the files of the model it came from, into a directory.
+
+    Weights are never read: files of `variables/` become hard links, or copies where the file
+    system cannot link.
+
+    Args:
+      model: where every other file comes from.
+      proto: the `SavedModel` protobuf to write.
+      directory: an empty directory.
+      extra: relative path -> text; such files replace or, when empty, remove those of the model.
+      fingerprint: what `fingerprint.pb` shall hold; made anew if None and the model has one.
+
+    Raises:
+      MoiraiError: a link or an asset leads out of the model's directory, TensorFlow cannot
+        fingerprint the model, or a file cannot be read or written.
+    """
+    _check_assets(model)
+    try:
+        _copy_files(model, directory, extra)
+        _write_proto(model, proto, directory)
+        if fingerprint is not None:
+            (directory / FINGERPRINT).write_bytes(fingerprint)
+        elif read_fingerprint(model) and (directory / PB).is_file():
+            _write_fingerprint(directory)
+    except OSError as error:
+        raise MoiraiError(
+            f"the model cannot be written: {error}",
+            why="an incomplete model must not take the output's place",
+            fix="make the input readable and the output's file system writable, with space left",
+        ) from error
+
+
+def _copy_files(model: SavedModel, directory: Path, extra: Mapping[Path, str]) -> None:
+    """Every file but the protobuf and its fingerprint."""
+    skipped = {Path(PB), Path(PBTXT), Path(FINGERPRINT), *extra}
+    for relative in _files(model.path):
+        if relative not in skipped:
+            place = _link if relative.parts[0] == "variables" else _copy
+            _place(model.path / relative, directory / relative, place)
+    for relative, text in extra.items():
+        if text:
+            (directory / relative).parent.mkdir(parents=True, exist_ok=True)
+            (directory / relative).write_text(text, encoding="utf-8")
+
+
+def read_fingerprint(model: SavedModel) -> bytes:
+    """The bytes of the model's `fingerprint.pb`, empty if it has none."""
+    file = model.path / FINGERPRINT
+    return file.read_bytes() if file.is_file() else b""
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Every file below a directory, relative to it, in a stable order.
+
+    Raises:
+      MoiraiError: a symbolic link leads out of the directory, or to another directory.
+    """
+    inside = root.resolve()
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted([*names, *(f for f in folders if (Path(folder) / f).is_symlink())]):
+            path = Path(folder) / name
+            if path.is_dir() or not path.resolve().is_relative_to(inside):
+                raise MoiraiError(
+                    f"{path} is a link to a directory or to a place outside the model",
+                    why="a model must not bring files of its reader into the output",
+                    fix="replace the link by what it leads to",
+                )
+            if path.is_file():
+                yield path.relative_to(root)
+
+
+def _check_assets(model: SavedModel) -> None:
+    for meta_graph in model.proto.meta_graphs:
+        for asset in meta_graph.asset_file_def:
+            name = Path(asset.filename)
+            if name.is_absolute() or ".." in name.parts:
+                raise MoiraiError(
+                    f"the asset {asset.filename!r} lies outside the model",
+                    why="loading the model would read a file that is not part of it",
+                    fix="export the model again with its assets inside",
+                )
+
+
+def _place(source: Path, target: Path, place: Callable[[Path, Path], None]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    place(source, target)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _write_proto(model: SavedModel, proto: Any, directory: Path) -> None:
+    if (model.path / PB).is_file():
+        (directory / PB).write_bytes(proto.SerializeToString(deterministic=True))
+    else:
+        (directory / PBTXT).write_text(text_format.MessageToString(proto), encoding="utf-8")
+
+
+def _write_fingerprint(directory: Path) -> None:
+    """TensorFlow's fingerprint with a reproducible identifier in place of a random one."""
+    try:
+        fingerprinting_utils.write_fingerprint(str(directory))
+    except ValueError as error:
+        raise MoiraiError(
+            f"TensorFlow cannot fingerprint the model: {error}",
+            why="the fingerprint of the input does not hold for a model with other devices",
+            fix=f"remove {FINGERPRINT} from the input, or export the model again",
+        ) from error
+    file = directory / FINGERPRINT
+    fingerprint = fingerprint_pb2.FingerprintDef.FromString(file.read_bytes())
+    fingerprint.uuid = ""
+    content = fingerprint.SerializeToString(deterministic=True).hex()
+    fingerprint.uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, content))
+    file.write_bytes(fingerprint.SerializeToString(deterministic=True))

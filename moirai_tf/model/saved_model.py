@@ -1,0 +1,168 @@
+"""Reads a SavedModel's protobuf; nothing of the model is executed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import message, text_format
+from tensorflow.core.protobuf import saved_model_pb2
+
+from moirai_tf.errors import MoiraiError
+from moirai_tf.model.validate import violations
+
+PB, PBTXT, CPB = "saved_model.pb", "saved_model.pbtxt", "saved_model.cpb"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A SavedModel directory and its parsed protobuf, which is never changed."""
+
+    path: Path
+    proto: Any
+
+    def meta_graph(self, tags: Sequence[str] = ()) -> Any:
+        """The `MetaGraphDef` with exactly these tags, or the only one if no tags are given.
+
+        Raises:
+          MoiraiError: no MetaGraph has the tags, or there are several to choose from.
+        """
+        available = [tuple(sorted(m.meta_info_def.tags)) for m in self.proto.meta_graphs]
+        if not tags:
+            if len(available) == 1:
+                return self.proto.meta_graphs[0]
+            tags = ("serve",)
+        if tuple(sorted(tags)) not in available:
+            listed = "; ".join(",".join(t) or "(no tags)" for t in available)
+            raise MoiraiError(
+                f"{self.path} has no MetaGraph with the tags {','.join(tags)!r}",
+                why="the tags choose which of a SavedModel's graphs is optimised",
+                fix=f"choose one of these tag sets: {listed}",
+            )
+        return self.proto.meta_graphs[available.index(tuple(sorted(tags)))]
+
+
+def signature_def(meta_graph: Any, name: str) -> Any:
+    """The `SignatureDef` of that name.
+
+    Raises:
+      MoiraiError: there is none, or it has no outputs.
+    """
+    known = sorted(meta_graph.signature_def)
+    if name not in known:
+        raise MoiraiError(
+            f"the model has no signature {name!r}",
+            why="a signature names the inputs and outputs of the graph that is optimised",
+            fix=f"choose one of: {', '.join(known) or '(the model has none)'}",
+        )
+    signature = meta_graph.signature_def[name]
+    if not signature.outputs:
+        raise MoiraiError(
+            f"signature {name!r} has no outputs",
+            why="operators are placed because an output needs them",
+            fix="choose a signature with outputs",
+        )
+    return signature
+
+
+def read_saved_model(path: str | Path) -> SavedModel:
+    """Reads and validates `saved_model.pb` (or `.pbtxt`).
+
+    Raises:
+      MoiraiError: the directory or file is missing, chunked (`.cpb`), truncated, or breaks one of
+        the rules of `moirai_tf.model.validate`.
+    """
+    directory = Path(path)
+    proto = _parse(directory)
+    for meta_graph in proto.meta_graphs:
+        broken = violations(meta_graph)
+        if broken:
+            more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+            raise MoiraiError(
+                f"{directory} is not a valid SavedModel: {broken[0]}{more}",
+                why="TensorFlow would fail or silently run another graph",
+                fix="export the model again",
+            )
+    _check_variables(directory, proto)
+    return SavedModel(directory, proto)
+
+
+def _parse(directory: Path) -> Any:
+    if not directory.is_dir():
+        raise MoiraiError(
+            f"{directory} is not a directory",
+            why="a SavedModel is a directory that holds saved_model.pb",
+            fix="give the directory that tf.saved_model.save or Keras' export wrote",
+        )
+    if (directory / PB).is_file():
+        return _parse_binary(directory / PB)
+    if (directory / PBTXT).is_file():
+        return _parse_text(directory / PBTXT)
+    if (directory / CPB).is_file():
+        raise MoiraiError(
+            f"{directory / CPB} is a chunked SavedModel",
+            why="TensorFlow's Python package can write the chunked format but not read it back",
+            fix="save the model without experimental_image_format, as one saved_model.pb",
+        )
+    raise MoiraiError(
+        f"{directory} holds no {PB}",
+        why="the file carries the graph, the functions and the signatures",
+        fix="give the directory that tf.saved_model.save or Keras' export wrote",
+    )
+
+
+def _parse_binary(file: Path) -> Any:
+    proto = saved_model_pb2.SavedModel()
+    try:
+        proto.ParseFromString(file.read_bytes())
+    except (message.DecodeError, OSError) as error:
+        raise _unreadable(file, error) from error
+    return _not_empty(file, proto)
+
+
+def _parse_text(file: Path) -> Any:
+    proto = saved_model_pb2.SavedModel()
+    try:
+        text_format.Parse(file.read_text(encoding="utf-8"), proto)
+    except (text_format.ParseError, UnicodeDecodeError, RecursionError, OSError) as error:
+        raise _unreadable(file, error) from error
+    return _not_empty(file, proto)
+
+
+def _unreadable(file: Path, error: Exception) -> MoiraiError:
+    return MoiraiError(
+        f"{file} cannot be parsed: {error}",
+        why="a truncated or altered file would give another model",
+        fix="copy or export the model again",
+    )
+
+
+def _not_empty(file: Path, proto: Any) -> Any:
+    if proto.meta_graphs:
+        return proto
+    raise MoiraiError(
+        f"{file} holds no MetaGraph",
+        why="there is no graph to optimise",
+        fix="export the model again",
+    )
+
+
+def _check_variables(directory: Path, proto: Any) -> None:
+    """Variables need a checkpoint: TensorFlow fails late and obscurely without one."""
+    saved = [
+        n.variable.name
+        for m in proto.meta_graphs
+        for n in m.object_graph_def.nodes
+        if n.HasField("variable")
+    ]
+    restores = any(m.saver_def.restore_op_name for m in proto.meta_graphs)
+    index = directory / "variables" / "variables.index"
+    if not saved or not restores or index.is_file():
+        return
+    raise MoiraiError(
+        f"{index} is missing, but the model has {len(saved)} variables such as {saved[0]!r}",
+        why="the placed model takes its weights from the same files",
+        fix="copy the whole SavedModel directory, variables/ included",
+    )

@@ -1,0 +1,85 @@
+"""`optimize`: the whole pipeline in one call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from moirai_tf.cluster import Cluster, Device, Link, read_cluster
+from moirai_tf.passes import PASSES
+from moirai_tf.pipeline import Hook, MoiraiItem, Pass, Pipeline, configured
+from moirai_tf.summary import Summary, summarise
+
+_PCIE_LATENCY_NS = 20_000
+_PCIE_BYTES_PER_S = 12_000_000_000
+
+
+def default_pipeline(*, verify: bool = True, **options: Any) -> Pipeline:
+    """The passes of `optimize`, with options by name.
+
+    Args:
+      verify: whether the placed model is run and proved at the end.
+      **options: options of any pass, such as `batch_size=8` or `solver="heft"`.
+
+    Raises:
+      MoiraiError: an option that no pass has.
+    """
+    passes: tuple[Pass, ...] = configured(PASSES, options)
+    pipeline = Pipeline(passes)
+    return pipeline if verify else pipeline.without("verify")
+
+
+def optimize(
+    saved_model_dir: str | Path,
+    output_dir: str | Path | None = None,
+    cluster: Cluster | str | Path | None = None,
+    *,
+    verify: bool = True,
+    pipeline: Pipeline | None = None,
+    hook: Hook | None = None,
+    **options: Any,
+) -> Summary:
+    """Places the operators of a SavedModel on devices and writes the placed SavedModel.
+
+    Args:
+      saved_model_dir: the model; it is never modified.
+      output_dir: the directory to write; by default the input's name with `_moirai`.
+      cluster: devices and links, or the YAML file that describes them; by default the devices of
+        this machine.
+      verify: whether the placed model is run and proved before it is called done.
+      pipeline: passes to run instead of `default_pipeline(**options)`.
+      hook: called after every pass with the pass and the item; may return another item.
+      **options: options of any pass, such as `signature`, `batch_size`, `time_limit_s` or `pin`.
+
+    Returns:
+      What was decided, predicted and proved; `print` shows it.
+
+    Raises:
+      MoiraiError: bad input, no feasible placement, or a placement that did not happen.
+    """
+    if output_dir is not None:
+        options["output_dir"] = str(output_dir)
+    if pipeline is None:
+        pipeline = default_pipeline(verify=verify, **options)
+    if not isinstance(cluster, Cluster):
+        cluster = this_machine() if cluster is None else read_cluster(cluster)
+    item = pipeline.run(MoiraiItem(Path(saved_model_dir), cluster), hook)
+    return summarise(item)
+
+
+def this_machine() -> Cluster:
+    """The physical devices that TensorFlow sees here, joined by links like PCIe's."""
+    found = [
+        Device(name=f"/device:{kind}:{i}", type=kind)
+        for kind in ("CPU", "GPU")
+        for i in range(len(tf.config.list_physical_devices(kind)))
+    ]
+    links = tuple(
+        Link(one.name, two.name, _PCIE_LATENCY_NS, _PCIE_BYTES_PER_S)
+        for one in found
+        for two in found
+        if one is not two
+    )
+    return Cluster("this machine", tuple(found), links)

@@ -1,0 +1,253 @@
+"""The passes of moirai_tf, each a frozen dataclass whose fields are its options."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from moirai_tf.cost import ProfileOptions, build_problem, profile
+from moirai_tf.errors import MoiraiError
+from moirai_tf.fusion.coarsen import FuseOptions, coarsen
+from moirai_tf.fusion.coarse import CoarseGraph
+from moirai_tf.graph.importer import ImportOptions, import_graph
+from moirai_tf.graph.prune import prune
+from moirai_tf.model.output import check_apart, check_output, publish
+from moirai_tf.model.saved_model import read_saved_model
+from moirai_tf.options import option
+from moirai_tf.pipeline import MoiraiItem, Pass, need
+from moirai_tf.placement import Incumbent, Problem, Result, SolveOptions, restrict, solve
+from moirai_tf.placement.problem import CONGESTION_MODES, TRANSFER_MODES
+from moirai_tf.rewrite.directory import stage_placed, unplaced
+from moirai_tf.rewrite.make_plan import make_plan
+from moirai_tf.summary import result_summary
+from moirai_tf.verify import VerifyOptions, verify
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Import(ImportOptions, Pass):
+    """Reads the SavedModel and flattens its signature; executes nothing.
+
+    A model that was placed before is taken back to its original devices first.
+    """
+
+    name: ClassVar[str] = "import"
+    requires: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(self, item: MoiraiItem) -> MoiraiItem:
+        """Fills in `model` and `graph`."""
+        model = unplaced(read_saved_model(item.source))
+        return replace(item, model=model, graph=import_graph(model, self))
+
+
+@dataclass(frozen=True)
+class Prune(Pass):
+    """Drops operators and control edges that one inference does not need."""
+
+    name: ClassVar[str] = "prune"
+    requires: ClassVar[tuple[str, ...]] = ("graph",)
+
+    def __call__(self, item: MoiraiItem) -> MoiraiItem:
+        """Replaces `graph`."""
+        return replace(item, graph=prune(need(item.graph)))
+
+
+@dataclass(frozen=True)
+class Fuse(FuseOptions, Pass):
+    """Merges operators that the backends fuse, and those that must share a device."""
+
+    name: ClassVar[str] = "fuse"
+    requires: ClassVar[tuple[str, ...]] = ("graph",)
+
+    def __call__(self, item: MoiraiItem) -> MoiraiItem:
+        """Fills in `coarse` and `expansion`."""
+        types = sorted({device.type for device in item.cluster.devices})
+        coarse, expansion = coarsen(need(item.graph), self, types)
+        return replace(item, coarse=coarse, expansion=expansion)
+
+
+@dataclass(frozen=True)
+class Profile(ProfileOptions, Pass):
+    """Finds what every operator costs on every device: measured, computed, or from a file."""
+
+    name: ClassVar[str] = "profile"
+    requires: ClassVar[tuple[str, ...]] = ("model", "graph")
+
+    def __call__(self, item: MoiraiItem) -> MoiraiItem:
+        """Fills in `costs`."""
+        costs = profile(need(item.model), need(item.graph), item.cluster, self)
+        return replace(item, costs=costs)
+
+
+@dataclass(frozen=True)
+class Place(SolveOptions, Pass):
+    """Decides which device runs which operator, and proves how good that is."""
+
+    name: ClassVar[str] = "place"
+    requires: ClassVar[tuple[str, ...]] = ("coarse", "expansion", "costs")
+
+    transfers: str = option(
+        "per_tensor",
+        "a tensor crosses once per destination device, or once per reading operator",
+        choices=TRANSFER_MODES,
+    )
+    congestion: str = option(
+        "port",
+        "what carries one tensor at a time: a device's port, a directed link, or nothing",
+        choices=CONGESTION_MODES,
+    )
+    pin: tuple[str, ...] = option((), "regex=device: operators that must run on a device")
+    forbid: tuple[str, ...] = option((), "device that must run no operator")
+    memory_limit: tuple[str, ...] = option((), "device=bytes: less memory than the device has")
+
+    def __call__(self, item: MoiraiItem) -> MoiraiItem:
+        """Fills in `problem`, `result` and `plan`."""
+        coarse = need(item.coarse)
+        problem = build_problem(
+            coarse,
+            item.cluster,
+            need(item.costs),
+            transfers=self.transfers,
+            congestion=self.congestion,
+        )
+        problem, result = self.solve(problem, fused_pins(coarse, self.pin))
+        plan = make_plan(
+            need(item.graph), need(item.expansion), item.cluster, problem, need(result.schedule),
+            result_summary(problem, result),
+        )  # fmt: skip
+        return replace(item, problem=problem, result=result, plan=plan)
+
+    def solve(self, problem: Problem, pins: Sequence[str]) -> tuple[Problem, Result]:
+        """Narrows a problem by the user's wishes and solves it.
+
+        Raises:
+          MoiraiError: a wish cannot be met, or there is no feasible placement.
+        """
+        problem = restrict(
+            problem, pins=pins, forbidden=self.forbid, memory_limits=self.memory_limit
+        )
+        result = solve(problem, self, _log_progress)
+        if result.schedule is None:
+            raise MoiraiError(
+                f"no placement was found: {'; '.join(result.messages)}",
+                why=f"the answer of the solver is {result.status!r}",
+                fix="give devices more memory, drop pins, or allow more time",
+            )
+        return problem, result
+
+
+@dataclass(frozen=True)
+class Rewrite(Pass):
+    """Writes the plan into a copy of the SavedModel, complete, beside its final place."""
+
+    name: ClassVar[str] = "rewrite"
+    requires: ClassVar[tuple[str, ...]] = ("model", "graph", "plan")
+
+    output_dir: str = option("", "directory to write; empty: the input's name with _moirai")
+    overwrite: bool = option(False, "replace the output directory if it exists")
+
+    def precheck(self, item: MoiraiItem) -> None:
+        """Refuses an output that exists or overlaps the input."""
+        check_apart(item.source, self._output(item))
+        check_output(self._output(item), overwrite=self.overwrite)
+
+    def __call__(self, item: MoiraiItem) -> MoiraiItem:
+        """Fills in `staged`, and the plan's edits."""
+        plan = replace(need(item.plan), options=_recorded(item))
+        staged, plan = stage_placed(
+            need(item.model), need(item.graph), plan, self._output(item), overwrite=self.overwrite
+        )
+        return replace(item, plan=plan, staged=staged)
+
+    def _output(self, item: MoiraiItem) -> Path:
+        return Path(self.output_dir or default_output(item.source))
+
+
+@dataclass(frozen=True)
+class Verify(VerifyOptions, Pass):
+    """Runs original and placed model and proves values, placement and transfers."""
+
+    name: ClassVar[str] = "verify"
+    requires: ClassVar[tuple[str, ...]] = ("staged", "plan")
+
+    def __call__(self, item: MoiraiItem) -> MoiraiItem:
+        """Fills in `report`."""
+        return replace(item, report=verify(item.source, need(item.staged).directory, self))
+
+
+@dataclass(frozen=True)
+class Publish(Pass):
+    """Puts the staged model in its place: only what was verified is ever seen there."""
+
+    name: ClassVar[str] = "publish"
+    requires: ClassVar[tuple[str, ...]] = ("staged",)
+
+    def __call__(self, item: MoiraiItem) -> MoiraiItem:
+        """Fills in `output`; nothing is staged any more."""
+        return replace(item, output=publish(need(item.staged)), staged=None)
+
+
+def _log_progress(incumbent: Incumbent, lower_bound_ns: int) -> None:
+    _LOGGER.info(
+        "%.1f s: %d ns by %s, bound %d ns",
+        incumbent.time_s,
+        incumbent.makespan_ns,
+        incumbent.found_by,
+        lower_bound_ns,
+    )
+
+
+PASSES = (Import, Prune, Fuse, Profile, Place, Rewrite, Verify, Publish)
+
+
+def _recorded(item: MoiraiItem) -> dict[str, dict[str, Any]]:
+    """The options that shaped the plan, in plain JSON types."""
+    recorded: dict[str, dict[str, Any]] = json.loads(json.dumps(item.options))
+    return recorded
+
+
+def default_output(source: Path) -> Path:
+    """`model` -> `model_moirai`, beside it."""
+    return source.resolve().with_name(f"{source.resolve().name}_moirai")
+
+
+def fused_pins(coarse: CoarseGraph, pins: Sequence[str]) -> tuple[str, ...]:
+    """Pins on operators as pins on the fused operators that hold them.
+
+    Raises:
+      MoiraiError: a pin is not `regex=device`, its regex is broken, or it matches no operator.
+    """
+    return tuple(_fused_pin(coarse, pin) for pin in pins)
+
+
+def _fused_pin(coarse: CoarseGraph, pin: str) -> str:
+    pattern, separator, device = pin.rpartition("=")
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise _bad_pin(pin, f"its regular expression is broken: {error}") from error
+    if not separator or not device or not pattern:
+        raise _bad_pin(pin, "it has no '='")
+    fine = coarse.fine.operators
+    names = [
+        fused.name
+        for fused in coarse.operators
+        if any(compiled.search(fine[member].name) for member in fused.members)
+    ]
+    if not names:
+        raise _bad_pin(pin, "it matches no operator")
+    return f"^(?:{'|'.join(re.escape(name) for name in names)})$={device}"
+
+
+def _bad_pin(pin: str, what: str) -> MoiraiError:
+    return MoiraiError(
+        f"pin {pin!r}: {what}",
+        why="an operator that was meant to be pinned would be placed freely",
+        fix="write pin='regex=/device:CPU:1'; moirai_inspect lists the operators",
+    )

@@ -1,0 +1,1 @@
+"""The published mixed integer program: one solver-neutral model, two backends."""

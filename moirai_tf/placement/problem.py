@@ -1,0 +1,224 @@
+"""The placement problem as frozen values, with the views of it that solvers share.
+
+Times are integer nanoseconds and memory is integer bytes, so that every check is exact.
+Operators, devices and tensors are named by their index everywhere but in files and messages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+PER_TENSOR, PER_EDGE = "per_tensor", "per_edge"
+PORT, LINK, NONE = "port", "link", "none"
+TRANSFER_MODES = (PER_TENSOR, PER_EDGE)
+CONGESTION_MODES = (PORT, LINK, NONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Something that runs one operator at a time."""
+
+    name: str
+    memory_bytes: int | None = None
+    """Capacity; None is unlimited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One node of the graph, after fusion."""
+
+    name: str
+    compute_ns: tuple[int | None, ...]
+    """Duration on each device; None where the device cannot run it."""
+    memory_bytes: int = 0
+    """What it keeps resident: its weights and its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One output of an operator and everything that reads it."""
+
+    producer: int
+    consumers: tuple[int, ...]
+    time_ns: tuple[tuple[int, ...], ...]
+    """`time_ns[k][l]` moves it from device k to device l; 0 where k == l. Tensors may share it."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Operators to be placed on devices so that the makespan is least.
+
+    The views below assume a problem without `validation.violations`.
+    """
+
+    name: str
+    devices: tuple[Device, ...]
+    operators: tuple[Operator, ...]
+    tensors: tuple[Tensor, ...] = ()
+    colocation: tuple[tuple[int, ...], ...] = ()
+    """Groups of operators that must share a device; groups may overlap."""
+    transfers: str = PER_TENSOR
+    """`per_tensor`: one transfer per (tensor, device); `per_edge`: one per (tensor, consumer)."""
+    congestion: str = PORT
+    """`port`: a device sends one and receives one at a time; `link`: a directed pair carries one
+    at a time; `none`."""
+    source: str = ""
+    """Where the data came from, for people."""
+
+    @cached_property
+    def incoming(self) -> tuple[tuple[int, ...], ...]:
+        """Tensors that each operator consumes."""
+        lists: list[list[int]] = [[] for _ in self.operators]
+        for index, tensor in enumerate(self.tensors):
+            for consumer in tensor.consumers:
+                lists[consumer].append(index)
+        return tuple(map(tuple, lists))
+
+    @cached_property
+    def outgoing(self) -> tuple[tuple[int, ...], ...]:
+        """Tensors that each operator produces."""
+        lists: list[list[int]] = [[] for _ in self.operators]
+        for index, tensor in enumerate(self.tensors):
+            lists[tensor.producer].append(index)
+        return tuple(map(tuple, lists))
+
+    @cached_property
+    def topological_order(self) -> tuple[int, ...]:
+        """Operators, producers first; among the ready ones the lowest index first come."""
+        edges = ((t.producer, consumer) for t in self.tensors for consumer in t.consumers)
+        return topological_order(len(self.operators), edges)
+
+    @cached_property
+    def topological_position(self) -> tuple[int, ...]:
+        """Position of each operator in `topological_order`."""
+        position = [0] * len(self.operators)
+        for place, operator in enumerate(self.topological_order):
+            position[operator] = place
+        return tuple(position)
+
+    @cached_property
+    def units(self) -> tuple[tuple[int, ...], ...]:
+        """What is placed as one: overlapping colocation groups united, all others alone."""
+        root = list(range(len(self.operators)))
+
+        def find(operator: int) -> int:
+            while root[operator] != operator:
+                root[operator] = root[root[operator]]
+                operator = root[operator]
+            return operator
+
+        for group in self.colocation:
+            for member in group[1:]:
+                low, high = sorted((find(group[0]), find(member)))
+                root[high] = low
+        members: dict[int, list[int]] = {}
+        for operator in range(len(self.operators)):
+            members.setdefault(find(operator), []).append(operator)
+        return tuple(map(tuple, members.values()))
+
+    @cached_property
+    def unit_of(self) -> tuple[int, ...]:
+        """Unit of each operator."""
+        unit_of = [0] * len(self.operators)
+        for unit, members in enumerate(self.units):
+            for operator in members:
+                unit_of[operator] = unit
+        return tuple(unit_of)
+
+    @cached_property
+    def unit_devices(self) -> tuple[tuple[int, ...], ...]:
+        """Devices that can run every operator of a unit."""
+        return tuple(
+            tuple(
+                device
+                for device in range(len(self.devices))
+                if all(self.operators[i].compute_ns[device] is not None for i in members)
+            )
+            for members in self.units
+        )
+
+    @cached_property
+    def unit_memory_bytes(self) -> tuple[int, ...]:
+        """Resident bytes of each unit."""
+        return tuple(sum(self.operators[i].memory_bytes for i in members) for members in self.units)
+
+    @cached_property
+    def compute_ns(self) -> IntArray:
+        """Durations, (operators, devices); -1 where the operator cannot run."""
+        rows = [[-1 if time is None else time for time in o.compute_ns] for o in self.operators]
+        return np.array(rows, dtype=np.int64).reshape(len(self.operators), len(self.devices))
+
+    @cached_property
+    def runnable(self) -> BoolArray:
+        """(operators, devices): whether the operator, with its unit, can be there."""
+        allowed = np.zeros((len(self.units), len(self.devices)), dtype=np.bool_)
+        for unit, devices in enumerate(self.unit_devices):
+            allowed[unit, list(devices)] = True
+        return allowed[list(self.unit_of)].reshape(len(self.operators), len(self.devices))
+
+    @cached_property
+    def time_ns(self) -> tuple[IntArray, ...]:
+        """`Tensor.time_ns` as arrays; tensors that share a matrix share the array."""
+        arrays: dict[int, IntArray] = {}
+        for tensor in self.tensors:
+            if id(tensor.time_ns) not in arrays:
+                arrays[id(tensor.time_ns)] = np.array(tensor.time_ns, dtype=np.int64)
+        return tuple(arrays[id(tensor.time_ns)] for tensor in self.tensors)
+
+    @cached_property
+    def capacity_bytes(self) -> tuple[int, ...]:
+        """Memory of each device; an unlimited one holds as much as all operators need."""
+        need = sum(operator.memory_bytes for operator in self.operators)
+        return tuple(
+            need if device.memory_bytes is None else device.memory_bytes for device in self.devices
+        )
+
+    @cached_property
+    def quantum_ns(self) -> int:
+        """Greatest common divisor of all times: some optimal makespan is a multiple of it.
+
+        With orders fixed, the earliest times are sums of durations and transfers.
+        """
+        values = {int(time) for time in np.unique(self.compute_ns) if time > 0}
+        for array in {id(array): array for array in self.time_ns}.values():
+            values.update(int(time) for time in np.unique(array))
+        return math.gcd(*values) or 1
+
+    def device_names(self, devices: Iterable[int]) -> str:
+        """The devices' names, for messages."""
+        return ", ".join(self.devices[device].name for device in devices)
+
+    def operator_names(self, operators: Sequence[int], limit: int = 5) -> str:
+        """The operators' names, for messages; a long list is cut and counted."""
+        names = ", ".join(self.operators[operator].name for operator in operators[:limit])
+        rest = len(operators) - limit
+        return names if rest <= 0 else f"{names} and {rest} more"
+
+
+def topological_order(count: int, edges: Iterable[tuple[int, int]]) -> tuple[int, ...]:
+    """Nodes 0..count-1, sources first. Nodes on or behind a cycle are left out."""
+    successors: list[list[int]] = [[] for _ in range(count)]
+    waiting = [0] * count
+    for source, target in edges:
+        successors[source].append(target)
+        waiting[target] += 1
+    ready = deque(node for node in range(count) if waiting[node] == 0)
+    order = []
+    while ready:
+        node = ready.popleft()
+        order.append(node)
+        for successor in successors[node]:
+            waiting[successor] -= 1
+            if waiting[successor] == 0:
+                ready.append(successor)
+    return tuple(order)

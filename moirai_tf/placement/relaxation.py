@@ -1,0 +1,113 @@
+"""A linear relaxation of placement as a lower bound, made exact by its duals."""
+
+from __future__ import annotations
+
+from moirai_tf.placement.bounds import Bound, blocks, heads_ns, tails_ns
+from moirai_tf.placement.linear import LinearModel, ModelBuilder, dual_bound, time_unit_ns
+from moirai_tf.placement.milp import highs
+from moirai_tf.placement.milp.outcome import Limits
+from moirai_tf.placement.problem import IntArray, Problem
+
+
+def linear(problem: Problem, horizon_ns: int, limits: Limits) -> Bound:
+    """The linear relaxation of assignment, precedence, load and memory, proved by its duals.
+
+    Every schedule of makespan at most `horizon_ns` satisfies the rows of `_Relaxation`, so the
+    least makespan in it is a lower bound, or `horizon_ns` is one already; `dual_bound` makes a
+    bound on that minimum out of any duals, however inexact, in whole numbers.
+    """
+    model = _Relaxation(problem, horizon_ns).model()
+    outcome = highs.solve(model, {}, limits)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    value = 0 if outcome.row_duals is None else dual_bound(model, outcome.row_duals)
+    return Bound(max(0, min(value, horizon_ns)), "linear relaxation")
+
+
+class _Relaxation:
+    """Builds the rows; block by block, so that times stay small and blocks nearly separate.
+
+    A block lies between consecutive cuts a and b (or an end). Columns: share x_uk of unit u on
+    device k, makespan T, start S of each cut, length L of each block from the finish of a to the
+    start of b, and start S_i of each operator inside, counted from the finish of a.
+    """
+
+    def __init__(self, problem: Problem, horizon_ns: int) -> None:
+        self.problem = problem
+        self.horizon_ns = horizon_ns
+        self.builder = ModelBuilder()
+        self.unit_ns = time_unit_ns(horizon_ns)
+        self.shares = [
+            {device: self.builder.column(0, 1) for device in devices}
+            for devices in problem.unit_devices
+        ]
+
+    def model(self) -> LinearModel:
+        """All rows. For a cut or end b that follows a, with S counted from 0 (T at the end):
+
+        - `S_b >= S_a + sum_k compute_ak x_ak + L`, and `L >= sum_k head_bk x_bk` from a on
+        - `S_b >= sum_k head_bk x_bk` and `T >= S_b + sum_k tail_bk x_bk` over the whole graph
+        """
+        problem, builder = self.problem, self.builder
+        makespan, before = self._time(), self._time()
+        parts = blocks(problem)
+        marks = {cut for cut, _, _ in parts if cut is not None}
+        heads, tails = heads_ns(problem), tails_ns(problem)
+        near_heads, near_tails = heads_ns(problem, marks), tails_ns(problem, marks)
+        for cut, inside, end in parts:
+            length = self._time()
+            start = makespan if end is None else self._time()
+            busy = [] if cut is None else self._minus(problem.compute_ns, cut)
+            builder.at_least([(1, start), (-1, before), *busy, (-1, length)], 0)
+            self._block(inside, length, near_heads, near_tails)
+            if end is not None:
+                builder.at_least([(1, length), *self._minus(near_heads, end)], 0)
+                builder.at_least([(1, start), *self._minus(heads, end)], 0)
+                builder.at_least([(1, makespan), (-1, start), *self._minus(tails, end)], 0)
+            before = start
+        self._assignment()
+        return builder.build(makespan)
+
+    def _assignment(self) -> None:
+        """`sum_k x_uk = 1` and `sum_u memory_u x_uk <= capacity_k`."""
+        for columns in self.shares:
+            self.builder.equal([(1, column) for column in columns.values()], 1)
+        need = self.problem.unit_memory_bytes
+        for device, capacity in enumerate(self.problem.capacity_bytes):
+            able = [(u, columns) for u, columns in enumerate(self.shares) if device in columns]
+            terms = [(need[u], columns[device]) for u, columns in able]
+            if sum(size for size, _ in terms) > capacity:
+                self.builder.at_most(terms, capacity)
+
+    def _block(self, inside: list[int], length: int, heads: IntArray, tails: IntArray) -> None:
+        """Rows of one block, i and j inside it:
+
+        - `S_i >= sum_k head_ik x_ik` and `L >= S_i + sum_k tail_ik x_ik`
+        - `S_j >= S_i + sum_k compute_ik x_ik` for each tensor from i to j
+        - `L >= sum_i compute_ik x_ik` for each device k, as all of them run within L
+        """
+        problem, builder = self.problem, self.builder
+        starts = {operator: self._time() for operator in inside}
+        for operator, start in starts.items():
+            builder.at_least([(1, start), *self._minus(heads, operator)], 0)
+            builder.at_least([(1, length), (-1, start), *self._minus(tails, operator)], 0)
+            after = [problem.tensors[tensor].consumers for tensor in problem.outgoing[operator]]
+            for consumer in sorted({j for consumers in after for j in consumers} & starts.keys()):
+                wait = [(1, starts[consumer]), (-1, start)]
+                builder.at_least([*wait, *self._minus(problem.compute_ns, operator)], 0)
+        for device in range(len(problem.devices)):
+            able = [i for i in inside if problem.runnable[i, device]]
+            load = [
+                (-int(problem.compute_ns[i, device]), self.shares[problem.unit_of[i]][device])
+                for i in able
+            ]
+            builder.at_least([(1, length), *load], 0)
+
+    def _time(self) -> int:
+        """A column for a time."""
+        return self.builder.column(0, self.horizon_ns, unit=self.unit_ns)
+
+    def _minus(self, table: IntArray, operator: int) -> list[tuple[int, int]]:
+        """Terms of `-sum_k table_ik x_ik`."""
+        columns = self.shares[self.problem.unit_of[operator]]
+        return [(-int(table[operator, k]), column) for k, column in columns.items()]

@@ -1,0 +1,62 @@
+"""An answer to a placement problem: where and when every operator runs and every tensor moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+OPTIMAL, FEASIBLE, INFEASIBLE, ERROR = "optimal", "feasible", "infeasible", "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One operator's device (by index) and times."""
+
+    device: int
+    start_ns: int
+    finish_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One tensor moved from device `source` to device `target`."""
+
+    tensor: int
+    source: int
+    target: int
+    start_ns: int
+    finish_ns: int
+    consumer: int | None = None
+    """The operator it is for, in mode `per_edge`; None in mode `per_tensor`."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule and what is claimed of it; `check.check` tells whether it is true."""
+
+    placed: tuple[Placed, ...]
+    """One per operator, in the problem's order."""
+    transfers: tuple[Transfer, ...]
+    makespan_ns: int
+    status: str = FEASIBLE
+    """`optimal` or `feasible`."""
+    lower_bound_ns: int = 0
+    allowed_gap: float = 0.0
+    """Relative gap within which `optimal` was asked for."""
+
+    @property
+    def assignment(self) -> tuple[int, ...]:
+        """Device of each operator."""
+        return tuple(placed.device for placed in self.placed)
+
+
+def schedule_of(placed: Iterable[Placed], transfers: Iterable[Transfer]) -> Schedule:
+    """A schedule that claims its own latest finish as makespan; transfers sorted by time."""
+    placed = tuple(placed)
+    ordered = sorted(transfers, key=lambda t: (t.start_ns, t.tensor, t.target, t.consumer or 0))
+    return Schedule(placed, tuple(ordered), max((p.finish_ns for p in placed), default=0))
+
+
+def relative_gap(makespan_ns: int, lower_bound_ns: int) -> float:
+    """Share of the makespan that is not proved necessary."""
+    return 0.0 if makespan_ns == 0 else (makespan_ns - lower_bound_ns) / makespan_ns

@@ -1,0 +1,195 @@
+"""Writes a placement into a MetaGraph: devices of nodes, clones of functions, object graph.
+
+A function that is called with one placement is edited where it stands. If calls of it need
+different placements, every further one gets a clone, and its caller names the clone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import count
+from typing import Any
+
+from moirai_tf.errors import MoiraiError
+from moirai_tf.graph.graph import Graph
+from moirai_tf.model.op_types import attr_of
+from moirai_tf.model.validate import function_attrs, input_node
+from moirai_tf.rewrite.placement_tree import CallTree, call_tree
+from moirai_tf.rewrite.plan import CallEdit, Edits, NodeEdit, ObjectEdit
+
+CLONE_MARK = "__moirai_"
+_Layout = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str, int, str], ...]]
+
+
+def apply_placement(meta_graph: Any, graph: Graph, placement: Mapping[str, str]) -> Edits:
+    """Edits a MetaGraph in place so that every operator runs where the placement says.
+
+    Args:
+      meta_graph: a copy of the model's `MetaGraphDef`; it is changed.
+      graph: the flat graph of the signature that was placed.
+      placement: operator -> device.
+
+    Returns:
+      What was changed; `undo.strip` reverts exactly that.
+
+    Raises:
+      MoiraiError: one resource would need two devices.
+    """
+    return _Writer(meta_graph).write(call_tree(graph, placement))
+
+
+class _Writer:
+    def __init__(self, meta_graph: Any) -> None:
+        self.meta_graph = meta_graph
+        self.library = meta_graph.graph_def.library
+        self.originals: dict[str, Any] = {}
+        for function in self.library.function:
+            original = type(function)()
+            original.CopyFrom(function)
+            self.originals[function.signature.name] = original
+        self.bodies = {f.signature.name: f for f in self.library.function}
+        self.variants: dict[tuple[str, _Layout], str] = {}
+        self.edited: set[str] = set()
+        self.uniform: dict[tuple[str, str], str] = {}
+        self.nodes: list[NodeEdit] = []
+        self.calls: list[CallEdit] = []
+        self.clones: dict[str, str] = {}
+
+    def write(self, root: CallTree) -> Edits:
+        main = {node.name: node for node in self.meta_graph.graph_def.node}
+        children = list(self._children(root, main))
+        devices = {**root.devices, **_twins(main, root.devices)}
+        self._edit("", main, devices, children)
+        objects = _object_edits(self.meta_graph, main, devices)
+        return Edits(
+            tuple(sorted(self.nodes)), tuple(sorted(self.calls)), tuple(sorted(objects)),
+            dict(sorted(self.clones.items())),
+        )  # fmt: skip
+
+    def _variant(self, tree: CallTree) -> str:
+        """The name of a function whose body has the devices of this call."""
+        original = {n.name: n for n in self.originals[tree.function].node_def}
+        children = list(self._children(tree, original))
+        return self._make(tree.function, tree.devices, children)
+
+    def _children(
+        self, tree: CallTree, nodes: Mapping[str, Any]
+    ) -> Iterator[tuple[str, str, int, str]]:
+        """(node, attribute, index, function) for every function that the body's nodes name."""
+        for call, child in tree.calls.items():
+            yield call, "f", -1, self._variant(child)
+        for name, device in tree.devices.items():
+            for attribute, index, function in function_attrs(nodes[name]):
+                if function.name in self.originals:
+                    yield name, attribute, index, self._uniform(function.name, device)
+
+    def _uniform(self, function: str, device: str) -> str:
+        """A variant with everything on one device: the body of a loop or a branch."""
+        key = (function, device)
+        if key not in self.uniform:
+            self.uniform[key] = function  # a function may name itself
+            body = self.originals[function].node_def
+            tree = CallTree(function, {n.name: device for n in body})
+            nodes = {n.name: n for n in body}
+            children = list(self._children(tree, nodes))
+            self.uniform[key] = self._make(function, tree.devices, children)
+        return self.uniform[key]
+
+    def _make(
+        self, function: str, devices: Mapping[str, str], children: list[tuple[str, str, int, str]]
+    ) -> str:
+        layout = (tuple(sorted(devices.items())), tuple(sorted(children)))
+        if (function, layout) in self.variants:
+            return self.variants[function, layout]
+        name = self._clone(function) if function in self.edited else function
+        self.variants[function, layout] = name
+        self.edited.add(function)
+        body = {n.name: n for n in self.bodies[name].node_def}
+        self._edit(name, body, devices, children)
+        return name
+
+    def _clone(self, function: str) -> str:
+        number = next(k for k in count(1) if f"{function}{CLONE_MARK}{k}" not in self.bodies)
+        name = f"{function}{CLONE_MARK}{number}"
+        copy = self.library.function.add()
+        copy.CopyFrom(self.originals[function])
+        copy.signature.name = name
+        self.bodies[name] = copy
+        self.clones[name] = function
+        return name
+
+    def _edit(
+        self,
+        function: str,
+        nodes: Mapping[str, Any],
+        devices: Mapping[str, str],
+        children: list[tuple[str, str, int, str]],
+    ) -> None:
+        for name, device in devices.items():
+            node = nodes[name]
+            self.nodes.append(NodeEdit(function, name, node.device, device))
+            node.device = device
+        for name, attribute, index, target in children:
+            before = rename_function(nodes[name], attribute, index, target)
+            if before != target:
+                self.calls.append(CallEdit(function, name, attribute, index, before, target))
+
+
+def rename_function(node: Any, attribute: str, index: int, target: str) -> str:
+    """Makes a function attribute name another function; returns the name it had."""
+    value = node.attr[attribute]
+    function = value.func if index < 0 else value.list.func[index]
+    before = str(function.name)
+    function.name = target
+    return before
+
+
+def _twins(main: Mapping[str, Any], devices: Mapping[str, str]) -> dict[str, str]:
+    """Handles that share a name with a placed one are the same resource, so follow it."""
+    placed = {_resource(main[n]): d for n, d in devices.items() if _resource(main[n]) is not None}
+    return {
+        name: placed[_resource(node)]
+        for name, node in main.items()
+        if name not in devices and _resource(node) in placed
+    }
+
+
+def _resource(node: Any) -> tuple[str, bytes, bytes] | None:
+    shared = attr_of(node, "shared_name").s
+    return (node.op, attr_of(node, "container").s, shared) if shared else None
+
+
+def _object_edits(
+    meta_graph: Any, main: Mapping[str, Any], devices: Mapping[str, str]
+) -> list[ObjectEdit]:
+    """Variables and tables of the object graph follow the handles that their calls receive."""
+    objects = meta_graph.object_graph_def
+    wanted: dict[int, str] = {}
+    for node in main.values():
+        name = attr_of(node, "f").func.name
+        if name not in objects.concrete_functions:
+            continue
+        bound = objects.concrete_functions[name].bound_inputs
+        handles = [input_node(t) for t in node.input if not t.startswith("^")]
+        tail = handles[len(handles) - len(bound) :]
+        for node_id, handle in zip(bound, tail, strict=True):
+            kind = objects.nodes[node_id].WhichOneof("kind")
+            if handle in devices and kind in ("variable", "resource"):
+                _want(wanted, node_id, devices[handle])
+    edits = []
+    for node_id, device in wanted.items():
+        kind = objects.nodes[node_id].WhichOneof("kind")
+        holder = getattr(objects.nodes[node_id], kind)
+        edits.append(ObjectEdit(node_id, kind, holder.device, device))
+        holder.device = device
+    return edits
+
+
+def _want(wanted: dict[int, str], node_id: int, device: str) -> None:
+    if wanted.setdefault(node_id, device) == device:
+        return
+    raise MoiraiError(
+        f"object {node_id} of the model would be on {wanted[node_id]} and on {device}",
+        why="a variable lives on one device; its readers elsewhere would copy it every time",
+        fix="report this model: its handles share one variable that the import did not see",
+    )

@@ -1,0 +1,155 @@
+"""Whole directories: write a placed model, take the plan out of one, rename its devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from moirai_tf.errors import MoiraiError
+from moirai_tf.graph.graph import Graph
+from moirai_tf.model.load import SESSION_CONFIG_FILE, session_config_text
+from moirai_tf.model.output import (
+    Staged,
+    check_apart,
+    discard,
+    read_fingerprint,
+    stage,
+    whole_directory,
+    write_saved_model,
+)
+from moirai_tf.model.saved_model import SavedModel, read_saved_model
+from moirai_tf.rewrite.apply import apply_placement
+from moirai_tf.rewrite.diff import misplaced, unplanned_changes
+from moirai_tf.rewrite.plan import Plan
+from moirai_tf.rewrite.plan_file import PLAN_FILE, plan_to_json, read_plan
+from moirai_tf.rewrite.undo import rename_devices, revert
+
+
+def has_plan(directory: str | Path) -> bool:
+    """Whether a SavedModel was placed by moirai_tf."""
+    return (Path(directory) / PLAN_FILE).is_file()
+
+
+def unplaced(model: SavedModel) -> SavedModel:
+    """The model as it was before it was placed; the same model if it never was.
+
+    Raises:
+      MoiraiError: the plan does not fit the model.
+    """
+    if not has_plan(model.path):
+        return model
+    plan = read_plan(model.path)
+    proto = _copy(model)
+    revert(_meta_graph(model, proto, plan), plan.edits)
+    return SavedModel(model.path, proto)
+
+
+def stage_placed(
+    model: SavedModel, graph: Graph, plan: Plan, output: Path, *, overwrite: bool
+) -> tuple[Staged, Plan]:
+    """Writes the model with the plan's placement beside the output; `publish` puts it there.
+
+    Args:
+      model: the model without a placement (see `unplaced`).
+      graph: the flat graph of the plan's signature.
+      plan: placement and summary; its edits are made here.
+      output: the directory to make.
+      overwrite: whether it may replace an existing one.
+
+    Returns:
+      The staged directory, and the plan with its edits.
+
+    Raises:
+      MoiraiError: the output exists, overlaps the input, or the written model differs from the
+        original in more than the plan says.
+    """
+    check_apart(model.path, output)
+    proto = _copy(model)
+    meta_graph = _meta_graph(model, proto, plan)
+    edits = apply_placement(meta_graph, graph, plan.placement)
+    plan = replace(plan, edits=replace(edits, fingerprint=_original_fingerprint(model).hex()))
+    _check(model, meta_graph, plan)
+    staged = stage(output, overwrite=overwrite)
+    try:
+        write_saved_model(model, proto, staged.directory, _plan_files(plan))
+    except BaseException:
+        discard(staged)
+        raise
+    return staged, plan
+
+
+def strip(placed: str | Path, output: str | Path, *, overwrite: bool = False) -> None:
+    """Writes a placed model with exactly the devices that it had before.
+
+    Raises:
+      MoiraiError: the model holds no plan, was changed since, or the output cannot be written.
+    """
+    plan = read_plan(placed)
+    model = read_saved_model(placed)
+    check_apart(model.path, Path(output))
+    original = unplaced(model)
+    without_plan = {PLAN_FILE: "", SESSION_CONFIG_FILE: ""}
+    with whole_directory(Path(output), overwrite=overwrite) as work:
+        write_saved_model(
+            model, original.proto, work, without_plan, bytes.fromhex(plan.edits.fingerprint) or None
+        )
+
+
+def remap(
+    placed: str | Path, output: str | Path, names: Mapping[str, str], *, overwrite: bool = False
+) -> Plan:
+    """Writes a placed model whose devices have other names; returns its plan.
+
+    Args:
+      placed: a model that was placed.
+      output: the directory to make.
+      names: old device -> new device.
+      overwrite: whether the output may replace an existing one.
+
+    Raises:
+      MoiraiError: as `strip`, or a device that is not in the plan.
+    """
+    plan = read_plan(placed)
+    model = read_saved_model(placed)
+    check_apart(model.path, Path(output))
+    proto = _copy(model)
+    plan = rename_devices(_meta_graph(model, proto, plan), plan, names)
+    with whole_directory(Path(output), overwrite=overwrite) as work:
+        write_saved_model(model, proto, work, _plan_files(plan))
+    return plan
+
+
+def _plan_files(plan: Plan) -> dict[Path, str]:
+    devices = [d.name for d in plan.devices]
+    return {PLAN_FILE: plan_to_json(plan), SESSION_CONFIG_FILE: session_config_text(devices)}
+
+
+def _original_fingerprint(model: SavedModel) -> bytes:
+    if has_plan(model.path):
+        return bytes.fromhex(read_plan(model.path).edits.fingerprint)
+    return read_fingerprint(model)
+
+
+def _copy(model: SavedModel) -> Any:
+    proto = type(model.proto)()
+    proto.CopyFrom(model.proto)
+    return proto
+
+
+def _meta_graph(model: SavedModel, proto: Any, plan: Plan) -> Any:
+    return SavedModel(model.path, proto).meta_graph(plan.tags)
+
+
+def _check(model: SavedModel, placed: Any, plan: Plan) -> None:
+    broken = [
+        *unplanned_changes(model.meta_graph(plan.tags), placed, plan),
+        *misplaced(placed, plan),
+    ]
+    if broken:
+        raise MoiraiError(
+            f"the rewritten model breaks its plan: {broken[0]} ({len(broken)} in all)",
+            why="a model that differs from the plan could compute or run something else",
+            fix="report this model; nothing was written",
+        )

@@ -1,0 +1,40 @@
+"""A placement of flat operators, regrouped by the function call that each came through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from moirai_tf.graph.graph import CLIENT_OPS, Graph, Scope
+
+
+@dataclass
+class CallTree:
+    """The operators of one call of a function, and the calls inside it."""
+
+    function: str
+    devices: dict[str, str] = field(default_factory=dict)
+    """Node name in the body -> device."""
+    calls: dict[str, CallTree] = field(default_factory=dict)
+    """Name of the calling node -> its tree."""
+
+
+def call_tree(graph: Graph, placement: Mapping[str, str]) -> CallTree:
+    """The placement as a tree whose root is the main graph; the client's nodes are left out."""
+    root = CallTree("")
+    trees: dict[Scope | None, CallTree] = {}
+    for operator in graph.operators:
+        if operator.op in CLIENT_OPS or operator.name not in placement:
+            continue
+        tree = _tree_of(operator.scope, trees, root)
+        tree.devices[operator.node.name] = placement[operator.name]
+    return root
+
+
+def _tree_of(scope: Scope, trees: dict[Scope | None, CallTree], root: CallTree) -> CallTree:
+    if scope.parent is None:
+        return root
+    if scope not in trees:
+        outer = _tree_of(scope.parent, trees, root)
+        trees[scope] = outer.calls.setdefault(scope.call, CallTree(scope.function))
+    return trees[scope]

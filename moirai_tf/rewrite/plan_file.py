@@ -1,0 +1,123 @@
+"""The plan as JSON: `assets.extra/moirai_plan.json` of a placed model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from moirai_tf.errors import MoiraiError
+from moirai_tf.fields import Field, Format
+from moirai_tf.rewrite.plan import (
+    CallEdit,
+    Edits,
+    NodeEdit,
+    ObjectEdit,
+    Plan,
+    PlanDevice,
+    PlanTransfer,
+)
+
+SCHEMA = 1
+PLAN_FILE = Path("assets.extra") / "moirai_plan.json"
+
+
+def plan_to_json(plan: Plan) -> str:
+    """Deterministic JSON: same plan, same bytes."""
+    values = dataclasses.asdict(plan)
+    return json.dumps({"schema": SCHEMA, **values}, indent=1, sort_keys=True) + "\n"
+
+
+def read_plan(directory: str | Path) -> Plan:
+    """The plan of a placed SavedModel.
+
+    Raises:
+      MoiraiError: the model holds no plan, or a broken one.
+    """
+    file = Path(directory) / PLAN_FILE
+    if not file.is_file():
+        raise MoiraiError(
+            f"{directory} holds no {PLAN_FILE}",
+            why="the plan says what was changed and where operators must run",
+            fix="give the output directory of moirai_tf.optimize",
+        )
+    form = Format(
+        why="nothing can be proved or undone without the plan",
+        fix=f"optimise the original model again; {file} was changed",
+    )
+    plan = form.read_json(file)
+    schema = plan["schema"].integer()
+    if schema != SCHEMA:
+        raise plan["schema"].fault(f"{schema} is not {SCHEMA}, the one of this version")
+    return _plan(plan)
+
+
+def _plan(plan: Field) -> Plan:
+    return Plan(
+        signature=plan["signature"].text(),
+        tags=tuple(tag.text() for tag in plan["tags"].elements()),
+        devices=tuple(map(_device, plan["devices"].elements())),
+        client=plan["client"].text(),
+        placement=_texts(plan["placement"]),
+        transfers=tuple(map(_transfer, plan["transfers"].elements())),
+        edits=_edits(plan["edits"]),
+        summary=_values(plan["summary"]),
+        options=_values(plan["options"]),
+    )
+
+
+def _device(row: Field) -> PlanDevice:
+    memory = row.get("memory_bytes")
+    size = None if memory is None else memory.integer(least=0)
+    return PlanDevice(row["name"].text(), row["type"].text(), size)
+
+
+def _transfer(row: Field) -> PlanTransfer:
+    return PlanTransfer(
+        row["producer"].text(), row["port"].integer(),
+        row["source"].text(), row["target"].text(), row["nbytes"].integer(),
+    )  # fmt: skip
+
+
+def _edits(edits: Field) -> Edits:
+    fingerprint = edits["fingerprint"]
+    try:
+        bytes.fromhex(fingerprint.text())
+    except ValueError as error:
+        raise fingerprint.fault("it is not hexadecimal") from error
+    return Edits(
+        nodes=tuple(map(_node_edit, edits["nodes"].elements())),
+        calls=tuple(map(_call_edit, edits["calls"].elements())),
+        objects=tuple(map(_object_edit, edits["objects"].elements())),
+        clones=_texts(edits["clones"]),
+        fingerprint=fingerprint.text(),
+    )
+
+
+def _node_edit(row: Field) -> NodeEdit:
+    return NodeEdit(
+        row["function"].text(), row["node"].text(), row["before"].text(), row["after"].text()
+    )
+
+
+def _call_edit(row: Field) -> CallEdit:
+    return CallEdit(
+        row["function"].text(), row["node"].text(), row["attr"].text(), row["index"].integer(),
+        row["before"].text(), row["after"].text(),
+    )  # fmt: skip
+
+
+def _object_edit(row: Field) -> ObjectEdit:
+    return ObjectEdit(
+        row["node_id"].integer(), row["kind"].one_of(("variable", "resource"), "kind"),
+        row["before"].text(), row["after"].text(),
+    )  # fmt: skip
+
+
+def _texts(field: Field) -> dict[str, str]:
+    return {key: value.text() for key, value in field.items()}
+
+
+def _values(field: Field) -> dict[str, Any]:
+    return {key: value.value for key, value in field.items()}

@@ -1,0 +1,149 @@
+"""What a user wants to know of a placement: in the plan as data, on the terminal as text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moirai_tf.pipeline import MoiraiItem, need
+from moirai_tf.placement import Problem, Result
+from moirai_tf.verify import VerifyReport
+
+
+def result_summary(problem: Problem, result: Result) -> dict[str, Any]:
+    """What was found, as the plan stores it: no clock times, so equal runs give equal plans."""
+    schedule = need(result.schedule)
+    devices: dict[str, dict[str, int]] = {
+        device.name: {"operators": 0, "compute_ns": 0, "memory_bytes": 0}
+        for device in problem.devices
+    }
+    for operator, placed in zip(problem.operators, schedule.placed, strict=True):
+        row = devices[problem.devices[placed.device].name]
+        row["operators"] += 1
+        row["compute_ns"] += placed.finish_ns - placed.start_ns
+        row["memory_bytes"] += operator.memory_bytes
+    return {
+        "status": result.status,
+        "latency_ns": schedule.makespan_ns,
+        "lower_bound_ns": result.lower_bound_ns,
+        "gap": result.gap,
+        "single_device": result.single_device,
+        "single_device_ns": result.single_device_ns,
+        "baselines_ns": dict(result.baselines),
+        "devices": devices,
+    }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The result of `optimize`."""
+
+    source: Path
+    output: Path
+    operators: int
+    """Operators of the signature before fusion."""
+    fused_operators: int
+    status: str
+    """`optimal` or `feasible`."""
+    latency_ns: int
+    """Predicted time of one inference."""
+    lower_bound_ns: int
+    """No placement can be faster: a proof, for the costs that were used."""
+    gap: float
+    """(latency - bound) / latency."""
+    single_device: str | None
+    """The best device that could run everything alone."""
+    single_device_ns: int | None
+    devices: dict[str, dict[str, Any]]
+    """Device -> fused operators, compute time and memory."""
+    capacities: dict[str, int | None]
+    """Device -> memory in bytes, None if unlimited."""
+    transfers: int
+    transfer_bytes: int
+    messages: tuple[str, ...]
+    report: VerifyReport | None
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Devices that run more than the client's feeds and fetches."""
+        return tuple(name for name, row in self.devices.items() if row["compute_ns"] > 0)
+
+    def __str__(self) -> str:
+        return "\n".join([*_graph_lines(self), *_device_lines(self), *_latency_lines(self)])
+
+
+def summarise(item: MoiraiItem) -> Summary:
+    """The summary of an item that went through a whole pipeline."""
+    plan, result = need(item.plan), need(item.result)
+    return Summary(
+        source=item.source,
+        output=need(item.output),
+        operators=len(need(item.graph)),
+        fused_operators=len(need(item.coarse)),
+        status=result.status,
+        latency_ns=plan.summary["latency_ns"],
+        lower_bound_ns=plan.summary["lower_bound_ns"],
+        gap=plan.summary["gap"],
+        single_device=result.single_device,
+        single_device_ns=result.single_device_ns,
+        devices=plan.summary["devices"],
+        capacities={d.name: d.memory_bytes for d in plan.devices},
+        transfers=len(plan.transfers),
+        transfer_bytes=sum(t.nbytes for t in plan.transfers),
+        messages=result.messages,
+        report=item.report,
+    )
+
+
+def milliseconds(time_ns: int) -> str:
+    """Nanoseconds as text in milliseconds."""
+    return f"{time_ns / 1e6:.3f} ms"
+
+
+def megabytes(nbytes: int) -> str:
+    """Bytes as text in megabytes (10^6 bytes)."""
+    return f"{nbytes / 1e6:.1f} MB"
+
+
+def _graph_lines(summary: Summary) -> list[str]:
+    return [
+        f"model       {summary.source}",
+        f"operators   {summary.operators} -> {summary.fused_operators} after fusion",
+    ]
+
+
+def _device_lines(summary: Summary) -> list[str]:
+    width = max(len(name) for name in summary.devices)
+    lines = []
+    for name, row in summary.devices.items():
+        capacity = summary.capacities[name]
+        of = "" if capacity is None else f" of {megabytes(capacity)}"
+        lines.append(
+            f"{name:<{width}}  {row['operators']:>5} fused operators  "
+            f"{milliseconds(row['compute_ns']):>12}  {megabytes(row['memory_bytes']):>10}{of}"
+        )
+    return lines
+
+
+def _latency_lines(summary: Summary) -> list[str]:
+    lines = [
+        f"transfers   {summary.transfers} ({megabytes(summary.transfer_bytes)})",
+        f"latency     {milliseconds(summary.latency_ns)} predicted ({summary.status})",
+        f"bound       {milliseconds(summary.lower_bound_ns)} proved, gap {100 * summary.gap:.2f} %",
+    ]
+    if summary.single_device is None or summary.single_device_ns is None:
+        lines.append("best single device: none can run the model alone")
+    else:
+        ratio = summary.single_device_ns / summary.latency_ns if summary.latency_ns else 1.0
+        lines.append(
+            f"best single device {summary.single_device}: "
+            f"{milliseconds(summary.single_device_ns)}, {ratio:.2f} x the placed latency"
+        )
+    lines.extend(f"note        {message}" for message in summary.messages)
+    if len(summary.used) == 1:
+        lines.append(f"One device is best: everything runs on {summary.used[0]}.")
+    if summary.report is not None:
+        lines.append(f"verified    {summary.report}")
+    lines.append(f"output      {summary.output}")
+    return lines

@@ -1,0 +1,211 @@
+"""Compares what TensorFlow's partitioner did with the plan.
+
+With Grappler off every operator and every transfer of the plan has its counterpart, so both are
+compared one to one. With Grappler on some operators are merged, folded or renamed: those that
+still bear their names must be on their devices, no pair of devices may see more transfers than
+planned, and no weights may move that the plan leaves in place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+from moirai_tf.rewrite.plan import Plan
+from moirai_tf.verify.partition import PartitionedGraph, Send, device_name
+from moirai_tf.verify.report import PLACEMENT, TRANSFER, WEIGHTS, Finding, RunProof
+
+_Transfer = tuple[str, int, str, str]
+"""(producer, port or -1, source device, target device)."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one run of the placed model left behind."""
+
+    run: str
+    """How the run is called in reports."""
+    graph: PartitionedGraph
+    executed: Mapping[str, frozenset[str]]
+    """Node -> devices (of this machine) that ran it, from step statistics; may be empty."""
+    devices: Mapping[str, str]
+    """Device of this machine -> device of the plan."""
+
+
+def prove(evidence: Evidence, plan: Plan, *, grappler: bool) -> tuple[RunProof, list[Finding]]:
+    """Proves one run, or says what is not as planned.
+
+    Args:
+      evidence: partition graphs and step statistics of the run.
+      plan: what should have happened.
+      grappler: whether Grappler changed the graph before it was partitioned.
+    """
+    graph = evidence.graph
+    proved, executed, findings = _operators(evidence, grappler=grappler)
+    sends = [s for s in graph.sends if not s.control and (grappler or not s.unused)]
+    data = [s for s in sends if s.origin.operator not in graph.names.captured]
+    seen = Counter(map(_key, data))
+    planned = _planned(graph, plan)
+    replicated = _replicated(graph, planned)
+    kept = _kept(graph, planned, plan.client)
+    if grappler:
+        findings += _more_than_planned(evidence.run, data, planned)
+    else:
+        findings += _missing(evidence.run, (planned - seen).keys() - replicated - kept)
+        findings += _unplanned(evidence.run, data, planned)
+    findings += _weights(evidence.run, data, planned)
+    proof = RunProof(
+        run=evidence.run,
+        operators=len(proved),
+        executed=len(executed),
+        planned=planned.total(),
+        transfers=len(data),
+        captured=len(sends) - len(data),
+        replicated=len(replicated - seen.keys()),
+        kept=len(kept - seen.keys()),
+        unused=sum(s.unused and not s.control for s in graph.sends),
+        control=sum(s.control for s in graph.sends),
+        planned_weights=sum(s.weights and _key(s) in planned for s in data),
+    )
+    return proof, findings
+
+
+def _operators(evidence: Evidence, *, grappler: bool) -> tuple[set[str], set[str], list[Finding]]:
+    """Operators on their devices, those of them that statistics show, and what is wrong."""
+    graph, names = evidence.graph, evidence.graph.names
+    seen: set[str] = set()
+    executed: set[str] = set()
+    wrong: dict[str, str] = {}
+    for node, operator in graph.operators():
+        seen.add(operator)
+        planned = names.placement[operator]
+        if names.replicated(node) or operator in names.captured:
+            continue
+        if graph.device(node) != planned:
+            renamed = "" if node.op == names.op(operator) else f" as {node.op}"
+            wrong.setdefault(operator, f"runs on {graph.device(node)}{renamed}")
+        ran = {device_name(d, evidence.devices) for d in evidence.executed.get(node.name, ())}
+        if planned in ran:
+            executed.add(operator)
+        elif ran:
+            wrong.setdefault(operator, f"ran on {', '.join(sorted(ran))}")
+    seen |= _merged(graph, names.expected - seen)
+    if not grappler:
+        wrong.update(dict.fromkeys(sorted(names.expected - seen), "does not run"))
+    findings = [
+        Finding(
+            PLACEMENT,
+            f"{evidence.run}: operator {name!r} ({names.op(name)}) {what}, "
+            f"planned on {names.placement[name]}",
+            (name,),
+        )
+        for name, what in wrong.items()
+    ]
+    return seen - wrong.keys(), executed - wrong.keys(), findings
+
+
+def _merged(graph: PartitionedGraph, missing: Set[str]) -> set[str]:
+    """Operators that run inside the kernel of a reader on their device.
+
+    After partitioning oneDNN merges `Conv2D` and `BiasAdd` into `_MklNativeConv2DWithBias`, which
+    bears the name of the `BiasAdd`.
+    """
+    names = graph.names
+    return {
+        source
+        for node, operator in graph.operators()
+        if node.op.startswith("_Mkl") and operator in names.nodes
+        for source in names.sources(operator)
+        if source in missing
+        and names.op(source) in node.op
+        and graph.device(node) == names.placement[source]
+    }
+
+
+def _key(send: Send) -> _Transfer:
+    return (send.origin.operator or send.origin.node, send.origin.port, send.source, send.target)
+
+
+def _planned(graph: PartitionedGraph, plan: Plan) -> Counter[_Transfer]:
+    """The plan's data transfers; outputs of loops and branches are counted, not told apart.
+
+    Without those of constants that the loader keeps with the client: they start elsewhere.
+    """
+    names = graph.names
+    return Counter(
+        (t.producer, -1 if t.producer in names.lowered else t.port, t.source, t.target)
+        for t in plan.transfers
+        if t.port >= 0 and t.producer not in names.captured
+    )
+
+
+def _replicated(graph: PartitionedGraph, planned: Iterable[_Transfer]) -> set[_Transfer]:
+    """Planned transfers of small constants that TensorFlow copied to the device instead."""
+    names = graph.names
+    copies = {
+        (operator, graph.device(node))
+        for node, operator in graph.operators()
+        if names.replicated(node)
+    }
+    return {t for t in planned if (t[0], t[3]) in copies}
+
+
+def _kept(graph: PartitionedGraph, planned: Iterable[_Transfer], client: str) -> set[_Transfer]:
+    """Planned transfers of results to the client: the TF2 loader leaves results in place."""
+    if graph.names.arguments is None:
+        return set()
+    results = {(origin.operator, origin.port) for origin in graph.results()}
+    return {t for t in planned if t[3] == client and t[:2] in results}
+
+
+def _missing(run: str, transfers: Iterable[_Transfer]) -> Iterator[Finding]:
+    for transfer in sorted(transfers):
+        text = f"{run}: {_shown(transfer)} is planned but does not happen"
+        yield Finding(TRANSFER, text, (transfer[0],))
+
+
+def _unplanned(run: str, sends: Sequence[Send], planned: Counter[_Transfer]) -> Iterator[Finding]:
+    for transfer in sorted((Counter(map(_key, sends)) - planned).keys()):
+        readers = sorted({r for s in sends if _key(s) == transfer for r in s.readers})
+        what = "is not planned" if transfer not in planned else "happens more often than planned"
+        yield Finding(
+            TRANSFER,
+            f"{run}: {_shown(transfer)} {what}; read by {', '.join(map(repr, readers))}",
+            (transfer[0], *readers),
+        )
+
+
+def _more_than_planned(
+    run: str, sends: Sequence[Send], planned: Counter[_Transfer]
+) -> Iterator[Finding]:
+    """Pairs of devices between which Grappler left more transfers than planned."""
+    happened = Counter((s.source, s.target) for s in sends)
+    foreseen = Counter(t[2:] for t in planned.elements())
+    for source, target in sorted((happened - foreseen).keys()):
+        here = {_key(s)[0] for s in sends if (s.source, s.target) == (source, target)}
+        new = sorted(here - {t[0] for t in planned if t[2:] == (source, target)})
+        yield Finding(
+            TRANSFER,
+            f"{run}: {happened[source, target]} transfers from {source} to {target}, planned are "
+            f"{foreseen[source, target]}; not planned: {', '.join(map(repr, new))}",
+            tuple(new),
+        )
+
+
+def _weights(run: str, sends: Sequence[Send], planned: Counter[_Transfer]) -> Iterator[Finding]:
+    """Weights that cross devices at every inference and that the plan leaves in place."""
+    for send in sends:
+        if send.weights and _key(send) not in planned:
+            readers = ", ".join(map(repr, send.readers))
+            yield Finding(
+                WEIGHTS,
+                f"{run}: weights move at every inference: {_shown(_key(send))}; read by {readers}",
+                (_key(send)[0], *send.readers),
+            )
+
+
+def _shown(transfer: _Transfer) -> str:
+    producer, port, source, target = transfer
+    number = f":{port}" if port > 0 else ""
+    return f"the transfer of {producer + number!r} from {source} to {target}"

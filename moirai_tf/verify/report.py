@@ -1,0 +1,190 @@
+"""What verification found: frozen values, as text and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from moirai_tf.errors import MoiraiError
+
+VALUE, PLACEMENT, TRANSFER, WEIGHTS, MODEL = "value", "placement", "transfer", "weights", "model"
+
+_WHY = {
+    VALUE: "a placement must not change what a model computes",
+    PLACEMENT: "TensorFlow places operators elsewhere without an error, and the plan's times and "
+    "memory no longer hold",
+    TRANSFER: "a transfer that the plan does not know of costs time at every inference",
+    WEIGHTS: "weights that cross devices at every inference cost more than the placement gains",
+    MODEL: "the placed model must be the original but for its devices",
+}
+_FIX = {
+    VALUE: "do not use the placed model; optimise the original again",
+    MODEL: "do not use the placed model; optimise the original again",
+}
+_FIX_RUN = (
+    "optimise the original again with fusion (coarsen): Grappler merges what it can fuse onto one "
+    "device, wherever the plan puts it; grappler=off proves the model as it was written"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it should be."""
+
+    kind: str
+    """`value`, `placement`, `transfer`, `weights` or `model`."""
+    text: str
+    """A sentence that names everything concerned."""
+    names: tuple[str, ...] = ()
+    """The operators or outputs concerned."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputParity:
+    """One signature output of original and placed model, compared in one run."""
+
+    run: str
+    output: str
+    dtype: str
+    shape: tuple[int, ...]
+    bit_equal: bool
+    error: float
+    """Largest difference, relative to the original's largest magnitude; inf if not comparable."""
+    tolerance: float
+    """What the error may be; 0 demands equal bits."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the output is the same within the tolerance."""
+        return self.bit_equal or self.error <= self.tolerance > 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunProof:
+    """What one run of the placed model proved of its placement."""
+
+    run: str
+    """Loader and whether Grappler was on, such as `session, Grappler off`."""
+    operators: int
+    """Operators seen on the device of the plan, in partition graphs."""
+    executed: int
+    """Of these, operators that step statistics show to have run there (0: no statistics)."""
+    planned: int
+    """Transfers of the plan."""
+    transfers: int
+    """Data transfers that happened."""
+    captured: int
+    """Transfers of constants of the main graph, which the TF2 loader keeps with the client."""
+    replicated: int
+    """Planned transfers that TensorFlow saves by copying a small constant to each device."""
+    kept: int
+    """Planned transfers that this loader needs not make: results stay where they are."""
+    unused: int
+    """Transfers to operators that no output needs; Grappler removes them."""
+    control: int
+    """Transfers of control dependencies: they carry no data."""
+    planned_weights: int
+    """Weights that move because the plan says so."""
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Everything that was compared and proved."""
+
+    devices: tuple[tuple[str, str], ...]
+    """Device of the plan -> device of this machine that stood for it."""
+    outputs: tuple[OutputParity, ...]
+    proofs: tuple[RunProof, ...]
+    notes: tuple[str, ...]
+    """What could not be run or compared, and why."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def __str__(self) -> str:
+        return "\n            ".join(_lines(self))
+
+
+def check_report(report: VerifyReport) -> None:
+    """Refuses a report with findings.
+
+    Raises:
+      MoiraiError: naming the operators and outputs concerned, the gravest kind first.
+    """
+    if report.ok:
+        return
+    kinds = list(_WHY)
+    findings = sorted(report.findings, key=lambda finding: kinds.index(finding.kind))
+    first = findings[0]
+    shown = [f.text for f in findings[:5]]
+    more = f"\n  and {len(findings) - len(shown)} more" if len(findings) > len(shown) else ""
+    raise MoiraiError(
+        "the placed model is not what its plan says:\n  " + "\n  ".join(shown) + more,
+        why=_WHY[first.kind],
+        fix=_FIX.get(first.kind, _FIX_RUN),
+    )
+
+
+def report_to_json(report: VerifyReport) -> dict[str, Any]:
+    """Plain JSON types."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(report)))
+    return values
+
+
+def report_from_json(values: dict[str, Any]) -> VerifyReport:
+    """The inverse of `report_to_json`."""
+    return VerifyReport(
+        devices=tuple((plan, local) for plan, local in values["devices"]),
+        outputs=tuple(
+            OutputParity(**{**row, "shape": tuple(row["shape"])}) for row in values["outputs"]
+        ),
+        proofs=tuple(RunProof(**row) for row in values["proofs"]),
+        notes=tuple(values["notes"]),
+        findings=tuple(
+            Finding(row["kind"], row["text"], tuple(row["names"])) for row in values["findings"]
+        ),
+    )
+
+
+def _lines(report: VerifyReport) -> list[str]:
+    names = {parity.output for parity in report.outputs}
+    equal = sum(parity.bit_equal for parity in report.outputs)
+    worst = max((parity.error for parity in report.outputs), default=0.0)
+    difference = "" if equal == len(report.outputs) else f", largest relative error {worst:.1e}"
+    lines = [
+        f"{'ok' if report.ok else 'FAILED'}: {_count(len(names), 'output')}, "
+        f"{equal} of {_count(len(report.outputs), 'comparison')} equal to the bit{difference}"
+    ]
+    lines += [_proof_line(proof) for proof in report.proofs]
+    if any(plan != local for plan, local in report.devices):
+        lines.append("devices: " + ", ".join(f"{p} as {d}" for p, d in report.devices))
+    lines += [f"note: {note}" for note in report.notes]
+    lines += [f"{finding.kind}: {finding.text}" for finding in report.findings]
+    return lines
+
+
+def _proof_line(proof: RunProof) -> str:
+    executed = f" ({proof.executed} seen running)" if proof.executed else ""
+    counts = (
+        (proof.replicated, "saved by copies of constants"),
+        (proof.kept, "left in place"),
+        (proof.captured, "of captured constants"),
+        (proof.unused, "to unused operators"),
+        (proof.control, "for control only"),
+        (proof.planned_weights, "of weights, as planned"),
+    )
+    parts = [
+        f"{_count(proof.operators, 'operator')} on their devices{executed}",
+        f"{proof.transfers} of {_count(proof.planned, 'planned transfer')}",
+        *(f"{count} {what}" for count, what in counts if count),
+    ]
+    return f"{proof.run}: {', '.join(parts)}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

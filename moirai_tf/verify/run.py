@@ -1,0 +1,151 @@
+"""Runs a SavedModel once and keeps what TensorFlow tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+from tensorflow.python.eager import context
+
+from moirai_tf.model.load import load, load_in_session, session_config
+from moirai_tf.model.validate import tensor_names
+from moirai_tf.verify.parity import Array
+
+_REWRITER = rewriter_config_pb2.RewriterConfig
+_INLINER = "function_optimization"
+"""In a Session this optimizer inlines the signature's call; without it nothing can be placed."""
+
+FAILURES = (tf.errors.OpError, ValueError, TypeError, OSError)
+"""What TensorFlow raises for a model that cannot be loaded or run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One inference."""
+
+    outputs: Mapping[str, Array]
+    partitions: tuple[tuple[Any, ...], ...]
+    """For every graph that was partitioned, one `GraphDef` per device."""
+    executed: Mapping[str, frozenset[str]]
+    """Node -> devices that ran it; empty where the loader has no step statistics."""
+
+
+def run_session(
+    directory: Path,
+    tags: Iterable[str],
+    signature: str,
+    inputs: Mapping[str, Array],
+    devices: Iterable[str],
+    *,
+    grappler: bool,
+) -> Run:
+    """Runs a signature in a TF1 Session, as TensorFlow Serving does.
+
+    Args:
+      directory: the SavedModel.
+      tags: which of its MetaGraphs.
+      signature: which of its signatures.
+      inputs: one array per input.
+      devices: the devices that the Session must have.
+      grappler: whether Grappler may change the graph.
+    """
+    config = session_config(devices)
+    if not grappler:
+        _switch_off(config)
+    options = config_pb2.RunOptions(
+        trace_level=config_pb2.RunOptions.FULL_TRACE, output_partition_graphs=True
+    )
+    metadata = config_pb2.RunMetadata()
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+        definition = load_in_session(directory, session, tags)[signature]
+        feeds = {tensor: inputs[key] for key, tensor in tensors(definition.inputs).items()}
+        outputs = session.run(
+            tensors(definition.outputs), feeds, options=options, run_metadata=metadata
+        )
+    executed: dict[str, set[str]] = {}
+    for device in metadata.step_stats.dev_stats:
+        for node in device.node_stats:
+            executed.setdefault(node.node_name, set()).add(device.device)
+    return Run(
+        {name: _array(value) for name, value in outputs.items()},
+        (tuple(metadata.partition_graphs),),
+        {name: frozenset(found) for name, found in executed.items()},
+    )
+
+
+def run_tf2(
+    directory: Path,
+    tags: Iterable[str],
+    signature: str,
+    inputs: Mapping[str, Array],
+    *,
+    grappler: bool,
+) -> Run:
+    """Runs a signature through `moirai_tf.load`; arguments as in `run_session`."""
+    with _grappler(grappler):
+        function = load(directory, tags).signatures[signature]
+        with tf.device("/device:CPU:0"):
+            constants = {name: tf.constant(value) for name, value in inputs.items()}
+        context.enable_run_metadata()
+        try:
+            results = function(**constants)
+            metadata = context.export_run_metadata()
+        finally:
+            context.disable_run_metadata()
+    outputs = {name: _array(tensor.numpy()) for name, tensor in _parts(results)}
+    graphs = (tuple(graph.partition_graphs) for graph in metadata.function_graphs)
+    return Run(outputs, tuple(graph for graph in graphs if graph), {})
+
+
+def tensors(infos: Mapping[str, Any]) -> dict[str, str]:
+    """Input or output -> tensor; the parts of a composite are numbered `name/0`, `name/1`."""
+    found: dict[str, str] = {}
+    for key in sorted(infos):
+        names = tensor_names(infos[key])
+        found.update(
+            {key if len(names) == 1 else f"{key}/{i}": name for i, name in enumerate(names)}
+        )
+    return found
+
+
+def _parts(results: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The same numbering for what a function returned."""
+    for key in sorted(results):
+        parts = tf.nest.flatten(results[key], expand_composites=True)
+        for i, part in enumerate(parts):
+            yield (key if len(parts) == 1 else f"{key}/{i}"), part
+
+
+def _array(value: Any) -> Array:
+    """TensorFlow gives a scalar string as plain bytes."""
+    return np.array(value, dtype=object) if isinstance(value, bytes) else np.asarray(value)
+
+
+def _switch_off(config: Any) -> None:
+    """Turns off every optimizer of a Session but the inliner."""
+    rewriter = config.graph_options.rewrite_options
+    for field in rewriter.DESCRIPTOR.fields:
+        toggles = field.enum_type is not None and field.enum_type.name == "Toggle"
+        if toggles and field.name != _INLINER:
+            setattr(rewriter, field.name, _REWRITER.OFF)
+    rewriter.memory_optimization = _REWRITER.NO_MEM_OPT
+    rewriter.disable_model_pruning = True
+    rewriter.min_graph_nodes = -1
+    config.graph_options.optimizer_options.opt_level = config_pb2.OptimizerOptions.L0
+
+
+@contextmanager
+def _grappler(on: bool) -> Iterator[None]:
+    """Grappler on or off for the functions that the TF2 runtime instantiates meanwhile."""
+    before = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not on})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": before})

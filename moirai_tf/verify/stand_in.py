@@ -1,0 +1,116 @@
+"""Makes a model runnable and comparable here, in a temporary copy if it must be changed.
+
+Two things are changed: devices that this machine lacks become logical CPUs, one for one, and
+random operators without a seed get one, the same in original and placed model.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tensorflow.python.framework import device as device_lib
+from tensorflow.python.framework import op_def_registry
+
+from moirai_tf.model.op_types import attr_of
+from moirai_tf.model.output import write_saved_model
+from moirai_tf.model.saved_model import SavedModel
+from moirai_tf.rewrite.directory import has_plan
+from moirai_tf.rewrite.plan import Plan
+from moirai_tf.rewrite.undo import rename_devices
+from moirai_tf.verify.partition import local_device
+
+_CLIENT = "/device:CPU:0"
+"""Where a process feeds and fetches."""
+
+
+def stand_ins(plan: Plan, gpus: int) -> dict[str, str]:
+    """Device of the plan -> device of this machine.
+
+    Devices stand for themselves if all of them are here: logical CPUs of this process, with the
+    client on the first, and as many GPUs as there are. Otherwise each is a logical CPU of its own.
+
+    Args:
+      plan: the plan.
+      gpus: how many GPUs this machine has.
+    """
+    names = [device.name for device in plan.devices]
+    if all(_is_here(name, gpus) for name in names) and local_device(plan.client) == "CPU:0":
+        return {name: name for name in names}
+    order = sorted(names, key=lambda name: name != plan.client)
+    return {name: f"/device:CPU:{i}" for i, name in enumerate(order)}
+
+
+def stand_in_original(model: SavedModel, tags: Sequence[str], work: Path) -> Path:
+    """The directory to run instead of the original: itself, or a copy if it must be changed.
+
+    Args:
+      model: the original without a placement (see `unplaced`).
+      tags: which of its MetaGraphs runs.
+      work: where a copy goes.
+    """
+    proto = _copy(model)
+    changed = _seed(SavedModel(model.path, proto).meta_graph(tags)) or has_plan(model.path)
+    return _written(model, proto, work) if changed else model.path
+
+
+def stand_in_placed(model: SavedModel, plan: Plan, devices: Mapping[str, str], work: Path) -> Path:
+    """The same for the placed model, with its devices renamed.
+
+    Raises:
+      MoiraiError: a node is not on the device that the plan gave it.
+    """
+    proto = _copy(model)
+    meta_graph = SavedModel(model.path, proto).meta_graph(plan.tags)
+    changed = _seed(meta_graph)
+    if any(name != local for name, local in devices.items()):
+        rename_devices(meta_graph, plan, devices)
+        changed = True
+    return _written(model, proto, work) if changed else model.path
+
+
+def _is_here(name: str, gpus: int) -> bool:
+    spec = device_lib.DeviceSpec.from_string(name)
+    if (spec.job or "localhost") != "localhost":
+        return False
+    return spec.device_type == "CPU" or (
+        spec.device_type == "GPU" and (spec.device_index or 0) < gpus
+    )
+
+
+def _copy(model: SavedModel) -> Any:
+    proto = type(model.proto)()
+    proto.CopyFrom(model.proto)
+    return proto
+
+
+def _written(model: SavedModel, proto: Any, work: Path) -> Path:
+    work.mkdir()
+    write_saved_model(model, proto, work, {})
+    return work
+
+
+def _seed(meta_graph: Any) -> bool:
+    """Seeds every random operator that has no seed; whether there was one."""
+    changed = False
+    for node in _nodes(meta_graph.graph_def):
+        if not _is_random(node.op) or attr_of(node, "seed").i or attr_of(node, "seed2").i:
+            continue
+        node.attr["seed"].i = 1
+        node.attr["seed2"].i = 1 + zlib.crc32(node.name.encode())
+        changed = True
+    return changed
+
+
+def _is_random(op: str) -> bool:
+    definition = op_def_registry.get(op)
+    names = {attr.name for attr in definition.attr} if definition is not None else set()
+    return {"seed", "seed2"} <= names
+
+
+def _nodes(graph_def: Any) -> Iterator[Any]:
+    yield from graph_def.node
+    for function in graph_def.library.function:
+        yield from function.node_def

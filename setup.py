@@ -1,0 +1,34 @@
+"""Packaging: the library `moirai_tf` and its commands, which install as `moirai_tf_tools`."""
+
+from setuptools import find_packages, setup
+
+COMMANDS = ("optimize", "inspect", "profile", "place", "verify", "strip", "remap")
+
+setup(
+    name="moirai_tf",
+    version="0.1.0",
+    description="Places the operators of a TensorFlow SavedModel on heterogeneous devices.",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["moirai_tf", "moirai_tf.*"]), "moirai_tf_tools"],
+    # A top-level package called `tools` would be in the way of everybody else's.
+    package_dir={"moirai_tf_tools": "tools"},
+    install_requires=[
+        "absl-py>=2",
+        "highspy>=1.16,<2",
+        "numpy>=2",
+        "protobuf",
+        "pyyaml>=6",
+        "tensorflow>=2.21,<2.22",
+    ],
+    extras_require={
+        "gurobi": ["gurobipy>=12"],
+        "lint": ["mypy>=2.4,<3", "ruff>=0.17,<0.18", "types-PyYAML"],
+        "test": ["hypothesis", "keras-hub>=0.32,<0.33", "pytest>=9,<10", "pytest-xdist>=3.8"],
+    },
+    entry_points={
+        "console_scripts": [
+            f"moirai_{name} = moirai_tf_tools.moirai_{name}:entry" for name in COMMANDS
+        ]
+    },
+)

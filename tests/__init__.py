@@ -1,0 +1,1 @@
+"""Tests of moirai_tf: real TensorFlow, real SavedModels, real solvers."""

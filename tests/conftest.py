@@ -1,0 +1,37 @@
+"""What all tests share: a quiet TensorFlow and models of the zoo, built once per run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture(scope="session")
+def zoo_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`zoo_dir(name)` is the SavedModel directory of that entry; tests only read it.
+
+    A model is built at its first use, by whichever worker asks first.
+    """
+    from tests.zoo import ZOO  # Here, so that tests without TensorFlow start at once.
+
+    folder = tmp_path_factory.getbasetemp()
+    root = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "zoo"
+    root.mkdir(exist_ok=True)
+
+    def built(name: str) -> Path:
+        path = root / name
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                partial = root / f"{name}.partial"
+                ZOO[name].build(partial)
+                partial.rename(path)
+        return path
+
+    return built

@@ -1,0 +1,143 @@
+"""TensorFlow's own Grappler, run on a flat graph: what would the runtime fuse?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import graph_pb2
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.python.framework import tensor_util
+from tensorflow.python.grappler import tf_optimizer
+
+from moirai_tf.fusion.coarsen import coarsen
+from moirai_tf.graph import graphdef
+from moirai_tf.graph.graph import CLIENT_OPS, Graph
+from moirai_tf.graph.importer import ImportOptions, import_graph
+from moirai_tf.graph.prune import prune
+from moirai_tf.model.saved_model import read_saved_model
+
+
+@dataclass(frozen=True)
+class Optimised:
+    """A graph as Grappler leaves it."""
+
+    graph_def: Any
+    devices: Mapping[str, str]
+    """The devices that its operators were placed on before."""
+
+    @property
+    def computing(self) -> int:
+        """Nodes that are no constants."""
+        return sum(node.op != "Const" for node in self.graph_def.node)
+
+    @property
+    def fused(self) -> dict[tuple[str, str], frozenset[str]]:
+        """(op, work) of each operator that Grappler fused -> the ops it holds besides.
+
+        The work of a contraction is known by its weights, which keep their scope when Grappler
+        folds a scale into them; that of others by their own name.
+        """
+        found = {}
+        for node in self.graph_def.node:
+            parts = frozenset(p.decode() for p in node.attr["fused_ops"].list.s)
+            work = node.input[1].rpartition("/")[0] if parts else node.name
+            if node.op.startswith("_"):
+                found[node.op, work] = parts
+        return found
+
+    @property
+    def moved(self) -> int:
+        """Fused operators whose result is not computed on the device it was placed on."""
+        return sum(
+            node.op.startswith("_") and node.device != self.devices.get(node.name, node.device)
+            for node in self.graph_def.node
+        )
+
+    def lost(self, other: Optimised) -> list[tuple[str, str]]:
+        """Fused operators of another result that are not fused here, or hold less."""
+        return [
+            work
+            for work, parts in other.fused.items()
+            if work not in self.fused or not parts <= self.fused[work]
+        ]
+
+
+def optimise(
+    graph: Graph, weights: Mapping[str, np.ndarray], device_of: Sequence[int]
+) -> Optimised:
+    """Runs Grappler on a placed graph whose variables are constants.
+
+    Args:
+      graph: the flat graph.
+      weights: value of every `VarHandleOp`, by name; see `variable_values`.
+      device_of: for each operator, the number of its CPU device; the client has the first.
+    """
+    numbers = [
+        0 if operator.op in CLIENT_OPS else number
+        for operator, number in zip(graph.operators, device_of, strict=True)
+    ]
+    devices = {
+        operator.name: f"/job:localhost/replica:0/task:0/device:CPU:{number}"
+        for operator, number in zip(graph.operators, numbers, strict=True)
+    }
+    config = config_pb2.ConfigProto()
+    config.graph_options.rewrite_options.min_graph_nodes = -1
+    graph_def = _frozen(graphdef.to_graph_def(graph, devices), weights)
+    meta_graph = graphdef.meta_graph(graph_def, graphdef.fetches(graph))
+    return Optimised(tf_optimizer.OptimizeGraph(config, meta_graph), devices)
+
+
+def placements(graph: Graph, devices: int) -> dict[str, tuple[int, list[int]]]:
+    """Kind of placement -> number of units that are placed, and each operator's device."""
+    coarse, expansion = coarsen(graph)
+    random = np.random.default_rng(0).integers(0, devices, len(graph)).tolist()
+    return {
+        "one device": (len(graph), [0] * len(graph)),
+        "operators in turn": (len(graph), [i % devices for i in range(len(graph))]),
+        "operators at random": (len(graph), random),
+        "fused operators in turn": (len(coarse), [k % devices for k in expansion.owner]),
+        "fused operators at random": (len(coarse), [random[k] for k in expansion.owner]),
+    }
+
+
+def flat_graph(directory: Path, inputs: Mapping[str, np.ndarray]) -> Graph:
+    """The operator graph of a SavedModel, for the shapes of some inputs."""
+    shapes = tuple(f"{name}={','.join(map(str, a.shape))}" for name, a in inputs.items())
+    return prune(import_graph(read_saved_model(directory), ImportOptions(input_shapes=shapes)))
+
+
+def variable_values(directory: Path, graph: Graph) -> dict[str, np.ndarray]:
+    """The values of the variables that a graph of a SavedModel reads."""
+    handles = [o.name for o in graph.operators if o.op == "VarHandleOp"]
+    with tf.Graph().as_default() as loaded, tf.compat.v1.Session() as session:
+        tf.compat.v1.saved_model.loader.load(session, ["serve"], str(directory))
+        reads = {name: _read(loaded.get_operation_by_name(name)) for name in handles}
+        values: dict[str, np.ndarray] = session.run(reads)
+        return values
+
+
+def _read(handle: Any) -> Any:
+    return tf.raw_ops.ReadVariableOp(
+        resource=handle.outputs[0], dtype=tf.as_dtype(handle.get_attr("dtype"))
+    )
+
+
+def _frozen(graph_def: Any, weights: Mapping[str, np.ndarray]) -> Any:
+    frozen = graph_pb2.GraphDef(library=graph_def.library)
+    for node in graph_def.node:
+        if node.op == "VarHandleOp":
+            continue
+        copy = frozen.node.add()
+        if node.op != "ReadVariableOp":
+            copy.CopyFrom(node)
+            continue
+        value = weights[node.input[0]]
+        copy.name, copy.op, copy.device = node.name, "Const", node.device
+        copy.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
+        copy.attr["value"].tensor.CopyFrom(tensor_util.make_tensor_proto(value))
+    return frozen

@@ -1,0 +1,61 @@
+"""A placement that no solver would choose: operators dealt out to devices at random.
+
+It stands in a pipeline where `Place` stands, and tries what rewriting and verifying must survive.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from moirai_tf import Cluster, Device, Link, MoiraiItem, Pass
+from moirai_tf.cost import build_problem
+from moirai_tf.pipeline import need
+from moirai_tf.placement import Result, simulate
+from moirai_tf.rewrite.make_plan import make_plan
+from moirai_tf.summary import result_summary
+
+
+@dataclass(frozen=True)
+class Scatter(Pass):
+    """Deals runs of fused operators out to the devices that can run them."""
+
+    name: ClassVar[str] = "place"
+    requires: ClassVar[tuple[str, ...]] = ("coarse", "expansion", "costs")
+
+    seed: int = 0
+    run: int = 4
+    """Mean length of a run of neighbours on one device."""
+
+    def __call__(self, item: MoiraiItem) -> MoiraiItem:
+        """Fills in `problem`, `result` and `plan`."""
+        problem = build_problem(need(item.coarse), item.cluster, need(item.costs))
+        rng = random.Random(self.seed)
+        assignment = [0] * len(problem.operators)
+        favourite = len(problem.devices) - 1
+        for unit, members in enumerate(problem.units):
+            if rng.random() < 1 / self.run:
+                favourite = rng.randrange(len(problem.devices))
+            able = problem.unit_devices[unit]
+            device = favourite if favourite in able else rng.choice(able)
+            for operator in members:
+                assignment[operator] = device
+        schedule = simulate(problem, assignment, problem.topological_order)
+        result = Result("feasible", schedule, messages=("scattered",))
+        plan = make_plan(
+            need(item.graph), need(item.expansion), item.cluster, problem, schedule,
+            result_summary(problem, result),
+        )  # fmt: skip
+        return replace(item, problem=problem, result=result, plan=plan)
+
+
+def logical_cluster(count: int) -> Cluster:
+    """Equal logical CPUs with links that cost next to nothing."""
+    names = [f"/device:CPU:{i}" for i in range(count)]
+    links = tuple(Link(a, b, 1_000, 10**12) for a in names for b in names if a != b)
+    cpus = tuple(
+        Device(name, "CPU", frequency_mhz=2500, num_cores=8, memory_bytes_per_s=10**10)
+        for name in names
+    )
+    return Cluster(f"{count} logical CPUs", cpus, links)

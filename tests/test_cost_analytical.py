@@ -1,0 +1,178 @@
+"""Computed costs against arithmetic by hand, and loops, branches and calls by their bodies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import tensorflow as tf
+
+from moirai_tf.cluster import Device
+from moirai_tf.cost.analytical import analytical
+from moirai_tf.cost.bodies import LOOPS
+from moirai_tf.cost.loops import trip_count
+from moirai_tf.errors import MoiraiError
+from moirai_tf.model.saved_model import read_saved_model
+from tests.cost_cases import imported, index_of, saved, spec
+
+CPU = Device("/device:CPU:0", "CPU", frequency_mhz=1000, num_cores=1, memory_bytes_per_s=10**9)
+GPU = Device(
+    "/device:GPU:0", "GPU", frequency_mhz=1000, num_cores=10, memory_bytes_per_s=10**11,
+    architecture="7.5",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def matmul(tmp_path_factory):
+    weights = tf.Variable(tf.ones([256, 256]))
+    call = tf.function(lambda x: {"y": tf.matmul(x, weights)}, input_signature=[spec(None, 256)])
+    return imported(saved(call, tmp_path_factory.mktemp("m") / "m", weights), batch_size=64)
+
+
+def test_matmul_by_hand(matmul):
+    # 2 x 64 x 256 x 256 operations at one per nanosecond (1 GHz, one core) = 8,388,608 ns.
+    # (64 x 256 + 256 x 256 + 64 x 256) x 4 bytes at one byte per nanosecond = 393,216 ns;
+    # boundless memory takes Grappler 1 ns, too.
+    time, traffic = analytical(matmul, CPU, trips=1)[index_of(matmul, "MatMul")]
+    assert time == 8_388_608 + 393_216
+    assert traffic == 393_216 - 1
+
+
+def test_twice_the_cores_take_half_the_compute(matmul):
+    index = index_of(matmul, "MatMul")
+    time, traffic = analytical(matmul, replace(CPU, num_cores=2), trips=1)[index]
+    assert time == 8_388_608 // 2 + 393_216
+    assert traffic == 393_216 - 1
+
+
+def test_clients_cost_nothing(matmul):
+    for device in (CPU, GPU):
+        column = analytical(matmul, device, trips=1)
+        assert column[index_of(matmul, "Placeholder")] == (0, 0)
+        assert column[index_of(matmul, "_Retval")] == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "shown"),
+    [
+        ("frequency_mhz", "frequency_mhz"),
+        ("num_cores", "num_cores"),
+        ("memory_bytes_per_s", "memory_bandwidth"),
+    ],
+)
+def test_missing_property(matmul, field, shown):
+    with pytest.raises(MoiraiError, match=f"'/device:CPU:0' has no {shown}"):
+        analytical(matmul, replace(CPU, **{field: None}), trips=1)
+
+
+def test_missing_architecture(matmul):
+    with pytest.raises(MoiraiError, match="'/device:GPU:0' has no architecture"):
+        analytical(matmul, replace(GPU, architecture=""), trips=1)
+
+
+def test_no_gpu_kernel_means_no_gpu_cost(zoo_dir):
+    graph = imported(read_saved_model(zoo_dir("lookup_table")), batch_size=2)
+    column = analytical(graph, GPU, trips=1)
+    without = {graph.operators[i].op for i, (time, _) in enumerate(column) if time is None}
+    assert "LookupTableFindV2" in without
+    assert "MatMul" not in without
+    for operator, (time, traffic) in zip(graph.operators, column, strict=True):
+        assert (time is None) == ("GPU" not in operator.device_types)
+        assert 0 <= traffic <= (time or 0)
+
+
+def test_a_loop_costs_its_trips(tmp_path):
+    weights = tf.Variable(tf.ones([8, 8]))
+
+    @tf.function(input_signature=[spec(2, 8), spec(dtype=tf.int32, name="times")])
+    def call(x, times):
+        for _ in tf.range(times):
+            x = tf.matmul(x, weights)
+        return {"y": x}
+
+    graph = imported(saved(call, tmp_path / "m", weights))
+    loop = index_of(graph, "While")
+    assert trip_count(graph, graph.operators[loop]) is None
+    none, one, two, ten = (analytical(graph, CPU, trips=n)[loop][0] for n in (0, 1, 2, 10))
+    # 2 x 2 x 8 x 8 = 256 operations of the product are in every iteration.
+    assert one - none > 256
+    assert two - one == one - none
+    assert ten - none == 10 * (one - none)
+
+
+def _loop(graph):
+    (loop,) = [operator for operator in graph.operators if operator.op in LOOPS]
+    return loop
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_static_trip_counts(tmp_path, count):
+    @tf.function(input_signature=[spec(2, 8)])
+    def in_range(x):
+        for _ in tf.range(count):
+            x = tf.tanh(x)
+        return {"y": x}
+
+    @tf.function(input_signature=[spec(2, 8)])
+    def until_maximum(x):
+        _, x = tf.while_loop(
+            lambda i, x: tf.logical_and(tf.reduce_sum(x) < 1e9, i < 100),
+            lambda i, x: (i + 5, tf.tanh(x)),
+            (0, x),
+            maximum_iterations=count,
+        )
+        return {"y": x}
+
+    @tf.function(input_signature=[spec(2, 8)])
+    def over_rows(x):
+        rows = tf.tile(x[0], [count])
+        total = tf.constant(0.0)
+        for i in tf.range(3, 3 + 2 * (tf.shape(rows)[0] // 8), 2):
+            total += tf.cast(i, tf.float32)
+        return {"y": total}
+
+    for number, function in enumerate((in_range, until_maximum, over_rows)):
+        graph = imported(saved(function, tmp_path / str(number)))
+        assert trip_count(graph, _loop(graph)) == count
+
+
+def test_trip_count_takes_the_first_limit(tmp_path):
+    # i = 0, 5, 10, ... < 12 is reached after 3 steps, before the 40 of maximum_iterations.
+    @tf.function(input_signature=[spec(2, 8)])
+    def call(x):
+        _, x = tf.while_loop(
+            lambda i, x: i < 12, lambda i, x: (i + 5, tf.tanh(x)), (0, x), maximum_iterations=40
+        )
+        return {"y": x}
+
+    graph = imported(saved(call, tmp_path / "m"))
+    assert trip_count(graph, _loop(graph)) == 3
+
+
+def test_keras_recurrent_layers_have_static_trips(zoo_dir):
+    graph = imported(read_saved_model(zoo_dir("lstm")), batch_size=2)
+    loops = [operator for operator in graph.operators if operator.op == "While"]
+    assert {trip_count(graph, loop) for loop in loops} == {12}
+
+
+def test_a_branch_costs_its_most_expensive_function(tmp_path):
+    weights = tf.Variable(tf.ones([64, 64]))
+
+    @tf.function(input_signature=[spec(2, 64)])
+    def call(x):
+        choice = tf.reduce_sum(x) > 0
+        return {"y": tf.cond(choice, lambda: tf.matmul(x, weights), lambda: x)}
+
+    graph = imported(saved(call, tmp_path / "m", weights))
+    time, traffic = analytical(graph, CPU, trips=1)[index_of(graph, "If")]
+    # The product alone: 2 x 2 x 64 x 64 operations + (2 x 64 + 64 x 64 + 2 x 64) x 4 bytes.
+    product = 16_384 + 17_408
+    assert product <= time < 1.1 * product
+    # No fusion reaches into a body: only its operands count, 2 x 64 x 4 bytes in and out.
+    assert traffic <= 1024
+
+
+def test_compiled_functions_cost_their_operators(zoo_dir):
+    graph = imported(read_saved_model(zoo_dir("jit_compile")), batch_size=2)
+    index = index_of(graph, "StatefulPartitionedCall")
+    assert analytical(graph, CPU, trips=1)[index][0] > 100

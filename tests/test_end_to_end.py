@@ -1,0 +1,120 @@
+"""Whole pipelines on real models: same outputs, planned placement, planned transfers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import moirai_tf
+from moirai_tf import MoiraiItem
+from tests.scatter import Scatter, logical_cluster
+from tests.zoo import LARGE, SMALL, ZOO
+
+ZooDir = Callable[[str], Path]
+
+QUICK = ("lstm", "cond", "lookup_table", "two_signatures", "called_twice", "tf1", "bert")
+"""What every run of the tests proves; `make test-slow` proves the whole zoo."""
+
+SLOW = tuple(name for name in (*SMALL, *LARGE) if ZOO[name].servable)
+
+
+def scattered(name: str, model: Path, output: Path, devices: int) -> MoiraiItem:
+    """A model of the zoo, placed at random and verified by the pipeline."""
+    entry = ZOO[name]
+    inputs = output.with_suffix(".npz")
+    arrays = entry.inputs()
+    np.savez(inputs, **{k: v.astype(str) if v.dtype == object else v for k, v in arrays.items()})
+    shapes = tuple(f"{k}={','.join(map(str, v.shape))}" for k, v in arrays.items())
+    pipeline = moirai_tf.default_pipeline(
+        signature=entry.signature,
+        tags=entry.tags,
+        input_shapes=shapes,
+        source="analytical",
+        inputs=str(inputs),
+        output_dir=str(output),
+    ).replaced(Scatter(seed=devices))
+    return pipeline.run(MoiraiItem(model, logical_cluster(devices)))
+
+
+def check(item: MoiraiItem) -> None:
+    """What must hold of every placed model."""
+    report, plan = item.report, item.plan
+    assert report is not None
+    assert plan is not None
+    assert report.ok, str(report)
+    assert all(parity.bit_equal for parity in report.outputs), str(report)
+    assert len(set(plan.placement.values())) > 1
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_scattered_model_computes_the_same_where_it_was_put(
+    name: str, zoo_dir: ZooDir, tmp_path: Path
+) -> None:
+    check(scattered(name, zoo_dir(name), tmp_path / "out", 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("name", SLOW)
+def test_every_model_of_the_zoo_at_two_and_four_devices(
+    name: str, devices: int, zoo_dir: ZooDir, tmp_path: Path
+) -> None:
+    check(scattered(name, zoo_dir(name), tmp_path / "out", devices))
+
+
+def test_optimize_places_a_branching_model(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    """Two equal devices and free links: the branches of the ensemble share them."""
+    summary = moirai_tf.optimize(
+        zoo_dir("ensemble"), tmp_path / "out", logical_cluster(2), batch_size=64, time_limit_s=10
+    )
+    assert summary.report is not None
+    assert summary.report.ok
+    assert summary.lower_bound_ns <= summary.latency_ns
+    assert summary.single_device_ns is not None
+    assert summary.latency_ns <= summary.single_device_ns
+    assert "fused operators" in str(summary)
+
+
+def test_optimizing_twice_gives_the_same_plan(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    """The second time the input is the placed model: it is taken back to its original first."""
+    options = {"source": "analytical", "solver": "heft", "verify": False}
+    moirai_tf.optimize(zoo_dir("called_twice"), tmp_path / "one", logical_cluster(2), **options)
+    moirai_tf.optimize(tmp_path / "one", tmp_path / "two", logical_cluster(2), **options)
+    for file in ("saved_model.pb", "fingerprint.pb", "assets.extra/moirai_plan.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_one_device_is_the_answer_where_links_are_slow(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    cluster = moirai_tf.Cluster(
+        "far apart",
+        logical_cluster(2).devices,
+        tuple(
+            moirai_tf.Link(a, b, 10**9, 10**6)
+            for a, b in (("/device:CPU:0", "/device:CPU:1"), ("/device:CPU:1", "/device:CPU:0"))
+        ),
+    )
+    summary = moirai_tf.optimize(
+        zoo_dir("mlp"), tmp_path / "out", cluster, source="analytical", verify=False
+    )
+    assert summary.used == ("/device:CPU:0",)
+    assert summary.transfers == 0
+    assert "One device is best" in str(summary)
+
+
+def test_pins_and_forbidden_devices_hold(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    moirai_tf.optimize(
+        zoo_dir("mlp"),
+        tmp_path / "out",
+        logical_cluster(3),
+        source="analytical",
+        solver="heft",
+        pin=("MatMul=/device:CPU:1",),
+        forbid=("/device:CPU:2",),
+        verify=False,
+    )
+    placement = moirai_tf.read_plan(tmp_path / "out").placement
+    assert {d for name, d in placement.items() if name.endswith("MatMul")} == {"/device:CPU:1"}
+    assert "/device:CPU:2" not in placement.values()

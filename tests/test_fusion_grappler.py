@@ -1,0 +1,72 @@
+"""TensorFlow's own Grappler as a judge: coarsening keeps what it fuses on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tests import grappler
+from tests.zoo import ZOO, entry
+
+_LARGE = ("inception_v3", "resnet50", "densenet121", "efficientnet_b0", "nasnet_mobile")
+_TRANSFORMERS = ("bert", "vit", "swin")
+
+
+def _results(directory: Path, inputs: dict[str, np.ndarray]) -> dict[str, grappler.Optimised]:
+    graph = grappler.flat_graph(directory, inputs)
+    weights = grappler.variable_values(directory, graph)
+    return {
+        kind: grappler.optimise(graph, weights, device_of)
+        for kind, (_, device_of) in grappler.placements(graph, devices=2).items()
+    }
+
+
+def _keeps_fusions(results: dict[str, grappler.Optimised]) -> None:
+    single = results["one device"]
+    for kind in ("fused operators in turn", "fused operators at random"):
+        assert results[kind].lost(single) == []
+        assert results[kind].moved == 0
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """InceptionV3 up to its second block, all weights randomised."""
+    keras.utils.clear_session()
+    images = keras.Input((75, 75, 3), name="images")
+    whole = keras.applications.InceptionV3(weights=None, input_tensor=images)
+    model = keras.Model(images, whole.get_layer("mixed1").output)
+    entry.randomise(model.variables)
+    path = tmp_path_factory.mktemp("inception") / "model"
+    model.export(path, format="tf_saved_model", verbose=False)
+    return path
+
+
+def test_inception(inception: Path) -> None:
+    results = _results(inception, {"images": np.zeros((2, 75, 75, 3), np.float32)})
+    _keeps_fusions(results)
+    # 5 convolutions of the stem and 7 of either block, each with its batch norm.
+    assert len(results["one device"].fused) == 5 + 2 * 7
+    torn = results["operators in turn"]
+    assert torn.lost(results["one device"]) or torn.moved
+
+
+@pytest.mark.parametrize("name", ["conv_net_export", "bert"])
+def test_small_models(name: str, zoo_dir: Callable[[str], Path]) -> None:
+    results = _results(zoo_dir(name), ZOO[name].inputs())
+    _keeps_fusions(results)
+    assert len(results["one device"].fused) > 0
+    torn = results["operators in turn"]
+    assert torn.lost(results["one device"]) or torn.moved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*_LARGE, *_TRANSFORMERS])
+def test_large_models(name: str, zoo_dir: Callable[[str], Path]) -> None:
+    results = _results(zoo_dir(name), ZOO[name].inputs())
+    _keeps_fusions(results)
+    torn = results["operators in turn"]
+    assert torn.lost(results["one device"]) or torn.moved

@@ -1,0 +1,145 @@
+"""Lower bounds: by hand, and never above the optimum."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moirai_tf.placement import Problem, SolveOptions, bounds, relaxation, solve
+from moirai_tf.placement.linear import ModelBuilder, dual_bound
+from moirai_tf.placement.milp.outcome import Limits
+from moirai_tf.placement.milp.reach import reachable
+from tests.placement_brute_force import optimum
+from tests.placement_cases import layered, problem_of, problems
+
+LIMITS = Limits(10.0)
+
+
+def test_critical_path_pays_transfers_that_bans_force() -> None:
+    """a only on d0, b only on d1: 2 + 5 + 3 = 10. Without the ban b takes 3 on d0: 2 + 3 = 5."""
+    forced = problem_of({"a": (2, None), "b": (None, 3)}, [("a", "b", 5)])
+    free = problem_of({"a": (2, None), "b": (3, 3)}, [("a", "b", 5)])
+    assert bounds.critical_path(forced).value_ns == 10
+    assert bounds.critical_path(free).value_ns == 5
+
+
+def test_critical_path_pays_the_dearer_of_compute_and_way() -> None:
+    """a 1 on d0, b 1 on d1, else 9 each; the way 4. Both at their best: 1 + 4 + 1 = 6, not 2."""
+    problem = problem_of({"a": (1, 9), "b": (9, 1)}, [("a", "b", 4)])
+    assert bounds.critical_path(problem).value_ns == 6
+
+
+def test_group_has_no_way_between_its_members() -> None:
+    """Together on one device: 1 + 9 = 10."""
+    problem = problem_of({"a": (1, 9), "b": (9, 1)}, [("a", "b", 4)], colocation=((0, 1),))
+    assert bounds.critical_path(problem).value_ns == 10
+
+
+def test_heads_and_tails_by_hand() -> None:
+    """a (1 | 9), b (9 | 1), way 4. b starts on d0 after 1, on d1 after min(1 + 4, 9) = 5."""
+    problem = problem_of({"a": (1, 9), "b": (9, 1)}, [("a", "b", 4)])
+    assert bounds.heads_ns(problem).tolist() == [[0, 0], [1, 5]]
+    # a's tail on d0: 1 + min(9, 4 + 1) = 6; on d1: 9 + min(1, 4 + 9) = 10
+    assert bounds.tails_ns(problem).tolist() == [[6, 10], [9, 1]]
+
+
+def test_blocks_between_cuts_add_up() -> None:
+    """s, then three times 6 on two devices, then t: 1 + 18 / 2 + 1 = 11; the path is only 8."""
+    names = ("x", "y", "z")
+    problem = problem_of(
+        {"s": (1, 1), **dict.fromkeys(names, (6, 6)), "t": (1, 1)},
+        [("s", "x y z", 0), *((name, "t", 0) for name in names)],
+    )
+    assert bounds.cuts(problem) == [0, 4]
+    assert bounds.blocks(problem) == [(None, [], 0), (0, [1, 2, 3], 4), (4, [], None)]
+    assert bounds.critical_path(problem).value_ns == 8
+    assert bounds.blockwise(problem).value_ns == 11
+
+
+def test_linear_relaxation_sees_memory() -> None:
+    """Four equal operators of 4, fast (4) on d0 and slow (12) on d1; only two fit d0.
+
+    With half of them on each device d1 works 2 * 12 = 24; without memory the load is less.
+    """
+    problem = problem_of(
+        dict.fromkeys("abcd", (4, 12)), [], memory=dict.fromkeys("abcd", 1), capacity=(2, 4)
+    )
+    assert relaxation.linear(problem, 48, LIMITS).value_ns == 24
+    free = problem_of(dict.fromkeys("abcd", (4, 12)), [])
+    assert relaxation.linear(free, 48, LIMITS).value_ns == 12
+
+
+def test_quantum_rounds_a_bound_up() -> None:
+    problem = problem_of({"a": (10, 15)}, [])
+    assert [bounds.round_up(problem, value) for value in (10, 10.1, 11, 15.0)] == [10, 15, 15, 15]
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems())
+def test_no_bound_is_above_the_optimum(problem: Problem) -> None:
+    best = optimum(problem)
+    if best is None:
+        return
+    found = (
+        bounds.critical_path(problem),
+        bounds.blockwise(problem),
+        relaxation.linear(problem, 2 * best + 10, LIMITS),
+    )
+    for bound in found:
+        assert bounds.round_up(problem, bound.value_ns) <= best, bound
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(most_operators=6))
+def test_cuts_are_the_operators_comparable_with_all(problem: Problem) -> None:
+    reach = reachable(problem)
+    expected = {i for i in range(len(reach)) if (reach[i] | reach[:, i]).all()}
+    assert set(bounds.cuts(problem)) == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=3))
+def test_any_duals_prove_something_true(duals: list[float]) -> None:
+    """min x with x + y >= 4, x - y == 1, y <= 3: the best is y = 3/2, x = 5/2."""
+    builder = ModelBuilder()
+    x, y = builder.column(0, 10), builder.column(0, 10)
+    builder.at_least([(1, x), (1, y)], 4)
+    builder.equal([(1, x), (-1, y)], 1)
+    builder.at_most([(1, y)], 3)
+    model = builder.build(x)
+    assert dual_bound(model, np.array(duals)) <= 3  # the least whole number above 5/2
+    assert dual_bound(model, np.array([0.5, 0.5, 0.0])) == 3
+    assert dual_bound(model, np.array([np.nan, np.inf, 0.0])) <= 3
+
+
+def test_impossible_row_without_terms_is_kept() -> None:
+    builder = ModelBuilder()
+    x = builder.column(0, 1)
+    builder.at_least([(1, x), (-1, x)], 0)
+    builder.at_least([(1, x), (-1, x)], 2)
+    assert builder.build(x).rows == 1
+
+
+def test_wrong_bound_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bound one above the optimum must not leave `solve`."""
+    problem = problem_of({"a": (3, 4), "b": (3, 4)}, [("a", "b", 5)])
+    assert solve(problem).status == "optimal"
+    honest = bounds.critical_path(problem)
+    broken = replace(honest, value_ns=honest.value_ns + 1)
+    monkeypatch.setattr(bounds, "critical_path", lambda _: broken)
+    result = solve(problem, SolveOptions(solver="heft"))
+    assert result.status == "error"
+    assert result.schedule is None
+    assert "bound: 7 is above the makespan 6" in result.messages
+
+
+def test_linear_relaxation_at_size() -> None:
+    problem = layered(600)
+    schedule = solve(problem, SolveOptions(solver="heft")).schedule
+    assert schedule is not None
+    simple = bounds.critical_path(problem).value_ns
+    assert simple < schedule.lower_bound_ns <= schedule.makespan_ns

@@ -1,0 +1,1 @@
+"""Command-line programs of moirai_tf (absl flags); installed as `moirai_*` commands."""

@@ -1,0 +1,78 @@
+"""Flags made from the option fields of passes, and the frame that every command runs in."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from absl import app, flags
+
+from moirai_tf.errors import MoiraiError
+from moirai_tf.options import Option, options_of
+
+T = TypeVar("T")
+
+
+def define(*classes: type, skip: tuple[str, ...] = ()) -> None:
+    """Defines one flag for every option field of the given dataclasses."""
+    seen = set(skip)
+    for cls in classes:
+        for known in options_of(cls):
+            if known.name not in seen:
+                _define_one(known)
+            seen.add(known.name)
+
+
+def build(cls: type[T], **more: Any) -> T:
+    """An instance of a dataclass whose option fields come from the flags; `more` wins."""
+    values = {known.name: _value(known) for known in options_of(cls) if known.name not in more}
+    return cls(**values, **more)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs a command: exit status 0 when done, 1 with the error's text when a rule was broken."""
+
+    def guarded(argv: list[str]) -> int:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected argument {argv[1]!r}; every input has a flag")
+        _show_progress()
+        try:
+            return main() or 0
+        except MoiraiError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+    app.run(guarded)
+
+
+def _show_progress() -> None:
+    """Long steps report on a terminal and stay quiet in a pipe."""
+    if sys.stderr.isatty():
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        logger = logging.getLogger("moirai_tf")
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def _define_one(known: Option) -> None:
+    if known.choices is not None:
+        flags.DEFINE_enum(known.name, known.default, list(known.choices), known.help)
+    elif known.kind is bool:
+        flags.DEFINE_bool(known.name, known.default, known.help)
+    elif known.kind is int:
+        flags.DEFINE_integer(known.name, known.default, known.help)
+    elif known.kind is float:
+        flags.DEFINE_float(known.name, known.default, known.help)
+    elif known.kind is tuple:
+        flags.DEFINE_multi_string(known.name, list(known.default), f"{known.help} (repeatable)")
+    else:
+        flags.DEFINE_string(known.name, known.default, known.help)
+
+
+def _value(known: Option) -> Any:
+    value = flags.FLAGS[known.name].value
+    return tuple(value or ()) if known.kind is tuple else value

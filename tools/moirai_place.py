@@ -1,0 +1,78 @@
+"""Solves a placement problem: an instance file, or a model with its cost table.
+
+Example:
+  moirai_place --instance=instance.json --output=schedule.json --time_limit_s=30
+  moirai_place --saved_model_dir=model --cluster=cluster.yaml --costs=costs.json \\
+    --output=schedule.json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import flags
+
+from moirai_tf.cluster import read_cluster
+from moirai_tf.errors import MoiraiError
+from moirai_tf.passes import Fuse, Import, Place, Profile, Prune
+from moirai_tf.pipeline import MoiraiItem, Pipeline, need
+from moirai_tf.placement import Problem, Result, read_problem, write_schedule
+
+from . import _flags
+
+_INSTANCE = flags.DEFINE_string("instance", None, "instance file (JSON) to solve")
+_SAVED_MODEL_DIR = flags.DEFINE_string("saved_model_dir", None, "model to solve; only read")
+_CLUSTER = flags.DEFINE_string("cluster", None, "YAML file of devices, with --saved_model_dir")
+_OUTPUT = flags.DEFINE_string("output", None, "schedule file (JSON) to write")
+flags.mark_flag_as_required("output")
+_flags.define(Import, Fuse, Profile, Place)
+
+
+def main() -> None:
+    """Solves, writes the schedule and prints what was found."""
+    place = _flags.build(Place)
+    problem, result = _from_instance(place) if _INSTANCE.value else _from_model(place)
+    write_schedule(problem, need(result.schedule), _OUTPUT.value)
+    print("\n".join(_report(problem, result)))
+
+
+def _from_instance(place: Place) -> tuple[Problem, Result]:
+    problem = read_problem(_INSTANCE.value, transfers=place.transfers, congestion=place.congestion)
+    return place.solve(problem, place.pin)
+
+
+def _from_model(place: Place) -> tuple[Problem, Result]:
+    profile = _flags.build(Profile)
+    if not (_SAVED_MODEL_DIR.value and _CLUSTER.value and profile.costs):
+        raise MoiraiError(
+            "there is no problem to solve",
+            why="it comes from an instance file, or from a model, a cluster and a cost table",
+            fix="give --instance, or --saved_model_dir, --cluster and --costs",
+        )
+    pipeline = Pipeline((_flags.build(Import), Prune(), _flags.build(Fuse), profile, place))
+    item = MoiraiItem(Path(_SAVED_MODEL_DIR.value), read_cluster(_CLUSTER.value))
+    item = pipeline.run(item)
+    return need(item.problem), need(item.result)
+
+
+def _report(problem: Problem, result: Result) -> list[str]:
+    alone = "none" if result.single_device is None else f"{result.single_device_ns} ns"
+    lines = [
+        f"problem      {problem.name}: {len(problem.operators)} operators, "
+        f"{len(problem.devices)} devices, {problem.transfers}, {problem.congestion}",
+        f"makespan     {result.makespan_ns} ns ({result.status})",
+        f"lower bound  {result.lower_bound_ns} ns, gap {100 * need(result.gap):.3f} %",
+        f"best single  {alone} ({result.single_device or 'no device can run all of it'})",
+    ]
+    lines.extend(f"{name:<12} {makespan_ns} ns" for name, makespan_ns in result.baselines)
+    lines.extend(f"note         {message}" for message in result.messages)
+    return [*lines, f"schedule     {_OUTPUT.value}"]
+
+
+def entry() -> None:
+    """The command `moirai_place`."""
+    _flags.run(main)
+
+
+if __name__ == "__main__":
+    entry()

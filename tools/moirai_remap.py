@@ -1,0 +1,54 @@
+"""Renames the devices of a placed model, for a machine or a cluster with other names.
+
+Example:
+  moirai_remap --placed_dir=placed --output_dir=moved --device=/device:CPU:1=/device:GPU:0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from moirai_tf.errors import MoiraiError
+from moirai_tf.passes import Rewrite
+from moirai_tf.rewrite.directory import remap
+
+from . import _flags
+
+_PLACED_DIR = flags.DEFINE_string("placed_dir", None, "the placed model; only read")
+_DEVICE = flags.DEFINE_multi_string("device", [], "old=new: a device of the plan and its new name")
+flags.mark_flags_as_required(["placed_dir", "device"])
+_flags.define(Rewrite)
+flags.mark_flag_as_required("output_dir")
+
+
+def main() -> None:
+    """Writes the model with other device names."""
+    options = _flags.build(Rewrite)
+    names = _names(_DEVICE.value)
+    plan = remap(_PLACED_DIR.value, options.output_dir, names, overwrite=options.overwrite)
+    print(f"devices {', '.join(d.name for d in plan.devices)}: {options.output_dir}")
+
+
+def _names(pairs: Sequence[str]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for pair in pairs:
+        old, separator, new = pair.partition("=")
+        if not separator or not old or not new or old in names:
+            raise MoiraiError(
+                f"--device={pair!r} does not rename a device once",
+                why="every device of the plan has one name",
+                fix="write --device=/device:CPU:1=/device:GPU:0",
+            )
+        names[old] = new
+    return names
+
+
+def entry() -> None:
+    """The command `moirai_remap`."""
+    _flags.run(main)
+
+
+if __name__ == "__main__":
+    entry()
