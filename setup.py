@@ -16,6 +16,7 @@ setup(
     install_requires=[
         "absl-py>=2",
         "highspy>=1.16,<2",
+        "numba>=0.68,<0.69",
         "numpy>=2",
         "protobuf",
         "pyyaml>=6",

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
-from moirai_tf import Cluster, Device, Link, MoiraiItem, Pass
+import numpy as np
+
+from moirai_tf import Cluster, Device, Link, MoiraiItem, Pass, Pipeline, default_pipeline
 from moirai_tf.cost import build_problem
 from moirai_tf.pipeline import need
 from moirai_tf.placement import Result, simulate
 from moirai_tf.rewrite.make_plan import make_plan
 from moirai_tf.summary import result_summary
+from tests.zoo import ZooEntry
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,22 @@ class Scatter(Pass):
             result_summary(problem, result),
         )  # fmt: skip
         return replace(item, problem=problem, result=result, plan=plan)
+
+
+def scatter_pipeline(entry: ZooEntry, output: Path, devices: int) -> Pipeline:
+    """Places a model of the zoo at random on so many devices, and verifies it on its own inputs."""
+    arrays = entry.inputs()
+    texts = {k: v.astype(str) if v.dtype == object else v for k, v in arrays.items()}
+    inputs = output.with_suffix(".npz")
+    np.savez(inputs, **texts)
+    return default_pipeline(
+        signature=entry.signature,
+        tags=entry.tags,
+        input_shapes=tuple(f"{k}={','.join(map(str, v.shape))}" for k, v in arrays.items()),
+        source="analytical",
+        inputs=str(inputs),
+        output_dir=str(output),
+    ).replaced(Scatter(seed=devices))
 
 
 def logical_cluster(count: int) -> Cluster:

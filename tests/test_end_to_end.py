@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import moirai_tf
 from moirai_tf import MoiraiItem
-from tests.scatter import Scatter, logical_cluster
+from tests.scatter import logical_cluster, scatter_pipeline
 from tests.zoo import LARGE, SMALL, ZOO
 
 ZooDir = Callable[[str], Path]
@@ -23,19 +22,7 @@ SLOW = tuple(name for name in (*SMALL, *LARGE) if ZOO[name].servable)
 
 def scattered(name: str, model: Path, output: Path, devices: int) -> MoiraiItem:
     """A model of the zoo, placed at random and verified by the pipeline."""
-    entry = ZOO[name]
-    inputs = output.with_suffix(".npz")
-    arrays = entry.inputs()
-    np.savez(inputs, **{k: v.astype(str) if v.dtype == object else v for k, v in arrays.items()})
-    shapes = tuple(f"{k}={','.join(map(str, v.shape))}" for k, v in arrays.items())
-    pipeline = moirai_tf.default_pipeline(
-        signature=entry.signature,
-        tags=entry.tags,
-        input_shapes=shapes,
-        source="analytical",
-        inputs=str(inputs),
-        output_dir=str(output),
-    ).replaced(Scatter(seed=devices))
+    pipeline = scatter_pipeline(ZOO[name], output, devices)
     return pipeline.run(MoiraiItem(model, logical_cluster(devices)))
 
 

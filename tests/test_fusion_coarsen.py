@@ -187,6 +187,18 @@ def test_shape_of_an_input_does_not_pull_the_input_along() -> None:
     assert {"shape"} in _groups(_coarsened(b))
 
 
+def test_concatenation_joins_the_one_that_alone_reads_it_along_the_same_axis() -> None:
+    builder = GraphBuilder()
+    parts = [_pool(builder, name, builder.feed(f"x_{name}")) for name in "abcd"]
+    axis, other_axis = (builder.const(f"axis_{k}", k, dtype="int32") for k in (1, 0))
+    inner = builder.op("ConcatV2", "inner", parts[0], parts[1], axis)
+    across = builder.op("ConcatV2", "across", parts[2], parts[3], other_axis)
+    builder.fetch("y", builder.op("ConcatV2", "outer", inner, across, axis))
+    groups = _groups(_coarsened(builder))
+    assert any({"inner", "outer"} <= group for group in groups)
+    assert not any({"across", "outer"} <= group for group in groups)
+
+
 def test_element_wise_operators_make_one_expression() -> None:
     b = GraphBuilder()
     x = _pool(b, "pool", b.feed("x"))

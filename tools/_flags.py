@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -34,6 +35,8 @@ def build(cls: type[T], **more: Any) -> T:
 def run(main: Callable[[], int | None]) -> None:
     """Runs a command: exit status 0 when done, 1 with the error's text when a rule was broken."""
 
+    _describe(sys.modules[main.__module__])
+
     def guarded(argv: list[str]) -> int:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}; every input has a flag")
@@ -45,6 +48,14 @@ def run(main: Callable[[], int | None]) -> None:
             return 1
 
     app.run(guarded)
+
+
+def _describe(module: types.ModuleType) -> None:
+    """Makes `--help` show a command's docstring and all its flags, installed or not."""
+    sys.modules["__main__"].__doc__ = module.__doc__
+    for name in (module.__name__, __name__):
+        for flag in flags.FLAGS.get_flags_for_module(name):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _show_progress() -> None:

@@ -17,15 +17,17 @@ from moirai_tf.rewrite.directory import remap
 from . import _flags
 
 _PLACED_DIR = flags.DEFINE_string("placed_dir", None, "the placed model; only read")
-_DEVICE = flags.DEFINE_multi_string("device", [], "old=new: a device of the plan and its new name")
-flags.mark_flags_as_required(["placed_dir", "device"])
-_flags.define(Rewrite)
-flags.mark_flag_as_required("output_dir")
+_DEVICE = flags.DEFINE_multi_string(
+    "device", None, "old=new: a device of the plan and its new name"
+)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "directory to write")
+flags.mark_flags_as_required(["placed_dir", "output_dir", "device"])
+_flags.define(Rewrite, skip=("output_dir",))
 
 
 def main() -> None:
     """Writes the model with other device names."""
-    options = _flags.build(Rewrite)
+    options = _flags.build(Rewrite, output_dir=_OUTPUT_DIR.value)
     names = _names(_DEVICE.value)
     plan = remap(_PLACED_DIR.value, options.output_dir, names, overwrite=options.overwrite)
     print(f"devices {', '.join(d.name for d in plan.devices)}: {options.output_dir}")

@@ -14,14 +14,14 @@ from moirai_tf.rewrite.directory import strip
 from . import _flags
 
 _PLACED_DIR = flags.DEFINE_string("placed_dir", None, "the placed model; only read")
-flags.mark_flag_as_required("placed_dir")
-_flags.define(Rewrite)
-flags.mark_flag_as_required("output_dir")
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "directory to write")
+flags.mark_flags_as_required(["placed_dir", "output_dir"])
+_flags.define(Rewrite, skip=("output_dir",))
 
 
 def main() -> None:
     """Writes the stripped model."""
-    options = _flags.build(Rewrite)
+    options = _flags.build(Rewrite, output_dir=_OUTPUT_DIR.value)
     strip(_PLACED_DIR.value, options.output_dir, overwrite=options.overwrite)
     print(f"without placement: {options.output_dir}")
 

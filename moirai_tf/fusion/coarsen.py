@@ -86,6 +86,7 @@ def _merge(
     joins = Joins(analysis, merger, fused={i for f in fusions for i in f.members})
     joins.forwarders()
     joins.operands()
+    joins.concatenations()
     joins.views()
     joins.expressions()
     joins.operands()

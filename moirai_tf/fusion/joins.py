@@ -18,6 +18,8 @@ from moirai_tf.graph.graph import CLIENT_OPS
 
 JOINED = "joined"
 EXPRESSION = "eigen/expression"
+CONCATENATION = "grappler/concatenation"
+_CONCAT = "ConcatV2"
 _CHAINABLE = ops.ELEMENT_WISE | ops.IDENTITIES | frozenset(ops.VIEWS)
 
 
@@ -59,6 +61,17 @@ class Joins:
             if self.analysis.shape[i] and self.merger.only_feeds(i):
                 self._join_only_source(i)
 
+    def concatenations(self) -> None:
+        """A concatenation that only another one reads along the same axis joins it.
+
+        Grappler makes one of the two wherever they are placed (`constant_folding.cc`, MergeConcat):
+        apart, every part of the first would cross to the second.
+        """
+        for i, operator in enumerate(self.analysis.graph.operators):
+            readers = self.analysis.graph.consumers[i] if operator.op == _CONCAT else ()
+            if len(readers) == 1 and self._axis(i) == self._axis(readers[0]) is not None:
+                self.merger.merge((i, readers[0]), CONCATENATION, keep=(i, readers[0]))
+
     def expressions(self) -> None:
         """An element-wise operator joins its only reader if that is element-wise, too."""
         for i in reversed(range(len(self.analysis.graph))):
@@ -72,6 +85,14 @@ class Joins:
             readers = [r for r in self.analysis.graph.consumers[i] if not self._is_client(r)]
             if is_weight:
                 self.merger.colocate((i, *readers))
+
+    def _axis(self, i: int) -> object | None:
+        """The constant axis of a concatenation; None for any other operator."""
+        operators = self.analysis.graph.operators
+        if operators[i].op != _CONCAT:
+            return None
+        value: object | None = operators[operators[i].inputs[-1].producer].attr("value")
+        return value
 
     def _reader(self, i: int) -> int | None:
         """The only reader of a cluster, or the one that all other readers follow anyway."""

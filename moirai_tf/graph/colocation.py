@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from moirai_tf.graph.graph import CLIENT_OPS, ColocationGroup, Operator
+from moirai_tf.graph.graph import CLIENT_OPS, LOWERED_OPS, ColocationGroup, Operator
 from moirai_tf.model.op_types import attr_of
 
 _SHARED_NAME_OPS = frozenset({"VarHandleOp", "HashTableV2", "MutableHashTableV2", "VariableV2"})
-LOWERED_OPS = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"})
-"""Functional control flow, which TensorFlow lowers to TF1 control flow before it places nodes."""
-
 _LOOP_OPS = frozenset({"Enter", "RefEnter"})
 
 

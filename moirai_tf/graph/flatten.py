@@ -189,7 +189,7 @@ class Flattener:
         chosen, k = name, 0
         while chosen in self._names:
             k += 1
-            chosen = f"{name}#{k}"
+            chosen = f"{name}_{k}"
         self._names.add(chosen)
         return chosen
 

@@ -122,6 +122,11 @@ class Graph:
         return {operator.name: i for i, operator in enumerate(self.operators)}
 
     @cached_property
+    def functions(self) -> Mapping[str, Any]:
+        """Function name -> `FunctionDef`, for whatever stays inside operators."""
+        return {} if self.library is None else {f.signature.name: f for f in self.library.function}
+
+    @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:
         """For each operator, the operators that read any of its outputs, each once, ascending."""
         readers: list[dict[int, None]] = [{} for _ in self.operators]
@@ -148,3 +153,7 @@ CLIENT_OPS = frozenset({"Placeholder", "_Retval"})
 
 MERGE_OPS = frozenset({"Merge", "RefMerge"})
 """Ops of TF1 control flow that hand on whichever input arrives; a loop begins with one."""
+
+LOOPS = frozenset({"While", "StatelessWhile"})
+LOWERED_OPS = LOOPS | {"If", "StatelessIf", "Case", "StatelessCase"}
+"""Functional control flow, which TensorFlow lowers to TF1 control flow before it places nodes."""

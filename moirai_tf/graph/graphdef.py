@@ -10,6 +10,9 @@ from tensorflow.core.protobuf import meta_graph_pb2
 
 from moirai_tf.graph.graph import MERGE_OPS, Graph, TensorRef
 
+_STALE = ("_class", "_output_shapes")
+"""Attributes that do not hold under other names and for other input shapes."""
+
 
 def to_graph_def(
     graph: Graph, devices: Mapping[str, str] | None = None, *, known_feeds: bool = False
@@ -58,7 +61,8 @@ def flat_node(
     node = graph_def.node.add()
     node.CopyFrom(source)
     node.name = name
-    node.attr.pop("_class", None)
+    for attribute in _STALE:
+        node.attr.pop(attribute, None)
     del node.input[:]
     node.input.extend(
         names[ref.producer] if ref.port == 0 else f"{names[ref.producer]}:{ref.port}"

@@ -56,7 +56,8 @@ def import_graph(model: SavedModel, options: ImportOptions | None = None) -> Gra
     inputs = {name: ref.producer for name, ref in zip(fed, results, strict=False)}
     _check_fed(nodes, frozenset(inputs.values()))
     fixed = _fixed_shapes(options, signature, fed, inputs)
-    specs = shapes.infer(nodes, fixed, meta_graph.graph_def.library)
+    graph_def = meta_graph.graph_def
+    specs = shapes.infer(nodes, fixed, graph_def.library, graph_def.versions.producer)
     functions = flattener.functions
     operators = [_operator(node, spec, functions) for node, spec in zip(nodes, specs, strict=True)]
     outputs: dict[str, int] = {}

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from tensorflow.core.framework import types_pb2
 from tensorflow.python.framework import kernels, op_def_registry
 
 from moirai_tf.graph.graph import CLIENT_OPS
+from moirai_tf.model.op_types import attr_of, type_name
 from moirai_tf.model.validate import function_attrs
 
 DEVICE_TYPES = ("CPU", "GPU")
@@ -40,7 +40,8 @@ def _why_not(
     if node.op not in library:
         given = {name: value.type for name, value in node.attr.items() if value.type}
         types = tuple(sorted({**_default_types(node.op), **given}.items()))
-        reason = _registry(node.op, device_type, types)
+        label = attr_of(node, "_kernel").s.decode(errors="replace")
+        reason = _registry(node.op, device_type, types, label)
         if reason is not None:
             return reason
     called = [function.name for _, _, function in function_attrs(node)]
@@ -57,13 +58,19 @@ def _why_not(
 
 
 @cache
-def _registry(op: str, device_type: str, types: tuple[tuple[str, int], ...]) -> str | None:
-    registered = [k for k in _kernels_of(op) if k.device_type in (device_type, "DEFAULT")]
+def _registry(
+    op: str, device_type: str, types: tuple[tuple[str, int], ...], label: str
+) -> str | None:
+    registered = [
+        kernel
+        for kernel in _kernels_of(op)
+        if kernel.device_type in (device_type, "DEFAULT") and kernel.label == label
+    ]
     if not registered:
         return f"TensorFlow has no {device_type} kernel for {op}"
     if any(_fits(kernel, dict(types)) for kernel in registered):
         return None
-    shown = ", ".join(f"{k}={types_pb2.DataType.Name(v)}" for k, v in types)
+    shown = ", ".join(f"{name}={type_name(dtype)}" for name, dtype in types)
     return f"TensorFlow has no {device_type} kernel for {op} with {shown}"
 
 

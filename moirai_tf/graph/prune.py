@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from tensorflow.python.framework import op_def_registry
 
 from moirai_tf.graph.graph import ColocationGroup, Graph, Operator, TensorRef
-from moirai_tf.model.validate import BACK_EDGE_SOURCES
+from moirai_tf.model.validate import BACK_EDGE_SOURCES, function_attrs
 
 _STATEFUL_WITHOUT_EFFECT = frozenset({
     "VarHandleOp", "ReadVariableOp", "VariableV2", "Variable", "ResourceGather", "ResourceGatherNd",
     "HashTableV2", "HashTable", "LookupTableFindV2", "LookupTableSizeV2", "VarIsInitializedOp",
-    "VariableShape", "Placeholder", "_Retval", "StatefulPartitionedCall", "While", "If", "Case",
-    "RandomUniform", "RandomStandardNormal", "RandomUniformInt", "TruncatedNormal", "_Arg",
+    "VariableShape", "_Retval", "_Arg",
+    "RandomUniform", "RandomStandardNormal", "RandomUniformInt", "TruncatedNormal",
 })  # fmt: skip
 """Ops that TensorFlow calls stateful because they read state; running them changes nothing."""
 
 _DEADNESS_OPS = frozenset({"Switch", "RefSwitch", "Merge", "RefMerge", "Enter", "RefEnter"})
 
 
-def has_side_effect(op: str) -> bool:
-    """Whether running the op can be seen by anything but its readers."""
-    if op in _STATEFUL_WITHOUT_EFFECT:
-        return False
-    op_def = op_def_registry.get(op)
-    return op_def is None or bool(op_def.is_stateful)
+def has_side_effect(
+    node: Any, functions: Mapping[str, Any], inside: frozenset[str] = frozenset()
+) -> bool:
+    """Whether running a node can be seen by anything but its readers.
+
+    Args:
+      node: a `NodeDef`; one with functions does what they do.
+      functions: function name -> `FunctionDef`.
+      inside: functions that are being asked already.
+    """
+    named = (node.op, *(function.name for _, _, function in function_attrs(node)))
+    bodies = [name for name in named if name in functions]
+    if bodies:
+        return any(
+            has_side_effect(inner, functions, inside | {name})
+            for name in bodies
+            if name not in inside
+            for inner in functions[name].node_def
+        )
+    op_def = op_def_registry.get(node.op)
+    is_stateful = op_def is None or bool(op_def.is_stateful)
+    return is_stateful and node.op not in _STATEFUL_WITHOUT_EFFECT
 
 
 def prune(graph: Graph) -> Graph:
@@ -37,10 +54,14 @@ def prune(graph: Graph) -> Graph:
     keeps all of it: this is the graph that is placed, not the one that is written.
     """
     carries_deadness = any(o.op in _DEADNESS_OPS for o in graph.operators)
+    effects = frozenset(
+        i for i, o in enumerate(graph.operators) if has_side_effect(o.node, graph.functions)
+    )
+    orders = frozenset(range(len(graph))) if carries_deadness else effects
     waits: list[tuple[int, ...]] = []
     for operator in graph.operators:
-        waits.append(_controls(operator, graph.operators, waits, keep_all=carries_deadness))
-    needed = _needed(graph, waits)
+        waits.append(_controls(operator, graph.operators, waits, orders))
+    needed = _needed(graph, waits, effects)
     position = {old: new for new, old in enumerate(sorted(needed))}
     operators = tuple(_moved(graph.operators[old], position, waits[old]) for old in sorted(needed))
     return replace(
@@ -56,21 +77,19 @@ def _controls(
     operator: Operator,
     operators: Sequence[Operator],
     waits: Sequence[tuple[int, ...]],
-    *,
-    keep_all: bool,
+    orders: frozenset[int],
 ) -> tuple[int, ...]:
     """The control inputs that order something, `NoOp`s looked through."""
     found: dict[int, None] = {}
     for control in operator.controls:
         if operators[control].op == "NoOp":
             found.update(dict.fromkeys(waits[control]))
-        elif keep_all or has_side_effect(operators[control].op):
+        elif control in orders:
             found[control] = None
     return tuple(sorted(found))
 
 
-def _needed(graph: Graph, waits: Sequence[tuple[int, ...]]) -> set[int]:
-    effects = [i for i, o in enumerate(graph.operators) if o.op != "NoOp" and has_side_effect(o.op)]
+def _needed(graph: Graph, waits: Sequence[tuple[int, ...]], effects: frozenset[int]) -> set[int]:
     needed: set[int] = set()
     stack = [*graph.outputs.values(), *graph.inputs.values(), *effects]
     stack.extend(i for i, o in enumerate(graph.operators) if o.op in BACK_EDGE_SOURCES)

@@ -1,28 +1,46 @@
-"""Static types and shapes of the flat graph, by Grappler's own shape inference."""
+"""Static types and shapes of the flat graph, by TensorFlow's own shape functions.
+
+Control flow declares the shapes that it had when it was traced, mostly for any batch size. Its
+bodies tell more: a loop whose body keeps the shapes of what it is given gives just these, and so
+does a branch if all branches agree.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, types_pb2
 from tensorflow.python.framework import dtypes
 from tensorflow.python.framework.errors_impl import OpError
-from tensorflow.python.grappler import item as grappler_item
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.flatten import FlatNode
-from moirai_tf.graph.graph import TensorSpec
-from moirai_tf.graph.graphdef import flat_node, make_known, meta_graph, set_shape
+from moirai_tf.graph.graph import LOOPS, LOWERED_OPS, TensorSpec
+from moirai_tf.graph.graphdef import flat_node, set_shape
+from moirai_tf.model.op_types import attr_of
+from moirai_tf.model.validate import function_attrs
 
 _STRING_BYTES = 32
 """Length of a string is not static; this stands for one."""
 
+_ENTER = {"Enter": "Identity", "RefEnter": "RefIdentity"}
+"""Entrances of TF1 loops; their variables keep their shapes unless told otherwise."""
+
+_SCALAR_TABLES = frozenset({"HashTableV2", "MutableHashTableV2"})
+
+_Shapes = Mapping[str, list[Any]]
+"""Node -> `tf.TensorShape` of every output."""
+
 
 def infer(
-    nodes: Sequence[FlatNode], placeholders: Mapping[int, Sequence[int]], library: Any
+    nodes: Sequence[FlatNode],
+    placeholders: Mapping[int, Sequence[int]],
+    library: Any,
+    producer: int = tf.version.GRAPH_DEF_VERSION,
 ) -> list[tuple[TensorSpec, ...]]:
     """The outputs of every node.
 
@@ -30,48 +48,128 @@ def infer(
       nodes: the flat nodes, in topological order.
       placeholders: index of a node that is fed -> its shape (-1: unknown dimension).
       library: the `FunctionDefLibrary`.
+      producer: version of the `GraphDef` that the nodes come from; old ops need an old one.
 
     Raises:
       MoiraiError: TensorFlow refuses the graph; its own message is passed on.
     """
+    opened = {flat.name for flat in nodes if flat.node.op in LOWERED_OPS}
+    shapes = _shapes(_graph_def(nodes, placeholders, library, producer, opened))
+    changing = {name for name in opened if not _agree(shapes, name)}
+    if changing:
+        opened -= changing
+        shapes = _shapes(_graph_def(nodes, placeholders, library, producer, opened))
+    return [
+        tuple(tensor_spec(t, _sizes(s)) for t, s in zip(flat.types, shapes[flat.name], strict=True))
+        for flat in nodes
+    ]
+
+
+def _graph_def(
+    nodes: Sequence[FlatNode],
+    placeholders: Mapping[int, Sequence[int]],
+    library: Any,
+    producer: int,
+    opened: set[str],
+) -> Any:
+    """The flat nodes, with the bodies of the opened control flow in its place."""
     graph_def = graph_pb2.GraphDef()
-    names = [n.name for n in nodes]
+    graph_def.versions.producer = producer
+    names = [flat.name for flat in nodes]
     for i, flat in enumerate(nodes):
         node = flat_node(graph_def, flat.node, flat.name, names, flat.inputs, flat.controls)
         if i in placeholders:
             set_shape(node, placeholders[i])
-            make_known(node)
-    graph_def.library.CopyFrom(library)
-    properties = _properties(graph_def, names)
-    return [_specs(flat, properties.get(flat.name, ())) for flat in nodes]
+        elif flat.name in opened:
+            _open(graph_def, node)
+        elif node.op in _ENTER:
+            _replace(node, _ENTER[node.op], node.input, T=attr_of(node, "T").type)
+        elif node.op == "LookupTableFindV2" and _gives_scalars(nodes, flat):
+            types = {"SrcT": attr_of(node, "Tin").type, "DstT": attr_of(node, "Tout").type}
+            _replace(node, "Cast", node.input[1:2], **types)
+    graph_def.library.function.extend(_called(graph_def.node, library))
+    return graph_def
 
 
-def _specs(flat: FlatNode, inferred: Sequence[Any]) -> tuple[TensorSpec, ...]:
-    """Types from the op's definition, shapes as far as Grappler tells them."""
-    if len(inferred) != len(flat.types):
-        return tuple(tensor_spec(dtype, None) for dtype in flat.types)
-    return tuple(spec(dtype, p.shape) for dtype, p in zip(flat.types, inferred, strict=True))
-
-
-def _properties(graph_def: Any, names: Sequence[str]) -> Mapping[str, Any]:
+def _shapes(graph_def: Any) -> _Shapes:
     try:
-        item = grappler_item.Item(
-            meta_graph(graph_def, names[-1:]), ignore_colocation=True, ignore_user_placement=True
-        )
-        properties: Mapping[str, Any] = item.GetOpProperties()
-    except (OpError, ValueError, RuntimeError) as error:
+        with tf.Graph().as_default() as graph:
+            tf.graph_util.import_graph_def(graph_def, name="")
+    except (OpError, ValueError) as error:
         raise MoiraiError(
             f"TensorFlow cannot infer the shapes of this graph: {error}",
             why="sizes of tensors decide the cost of transfers and the memory of devices",
             fix="check the input shapes (batch_size, input_shapes) against the signature",
         ) from error
-    return properties
+    return {op.name: [tensor.shape for tensor in op.outputs] for op in graph.get_operations()}
 
 
-def spec(dtype: int, shape: Any) -> TensorSpec:
-    """A `TensorSpec` from TensorFlow's enum of types and a `TensorShapeProto`."""
-    sizes = None if shape.unknown_rank else tuple(max(d.size, -1) for d in shape.dim)
-    return tensor_spec(dtype, sizes)
+def _replace(node: Any, op: str, inputs: Sequence[str], **types: int) -> None:
+    """Puts in a node's place one whose shape function tells more."""
+    name, data = node.name, list(inputs)
+    node.Clear()
+    node.name, node.op = name, op
+    node.input.extend(data)
+    for attribute, dtype in types.items():
+        node.attr[attribute].type = dtype
+
+
+def _gives_scalars(nodes: Sequence[FlatNode], lookup: FlatNode) -> bool:
+    """Whether a lookup gives one value for each key, so that it keeps the shape of the keys."""
+    return nodes[lookup.inputs[0].producer].node.op in _SCALAR_TABLES
+
+
+def _open(graph_def: Any, node: Any) -> None:
+    """Turns control flow into a call of its first body, and adds what must give the same shapes."""
+    name, loop = node.name, node.op in LOOPS
+    bodies = [f.name for attribute, _, f in function_attrs(node) if attribute != "cond"]
+    takes = list(attr_of(node, "T" if loop else "Tin").list.type)
+    gives = list(attr_of(node, "T" if loop else "Tout").list.type)
+    inputs = [text for text in node.input if not text.startswith("^")][0 if loop else 1 :]
+    node.Clear()
+    for k, body in enumerate(bodies):
+        call = node if k == 0 else graph_def.node.add()
+        call.name, call.op = _alternative(name, k) if k else name, "StatefulPartitionedCall"
+        call.input.extend(inputs)
+        call.attr["f"].func.name = body
+        call.attr["Tin"].list.type.extend(takes)
+        call.attr["Tout"].list.type.extend(gives)
+    if loop:
+        unchanged = graph_def.node.add(name=_alternative(name, 1), op="IdentityN", input=inputs)
+        unchanged.attr["T"].list.type.extend(takes)
+
+
+def _agree(shapes: _Shapes, name: str) -> bool:
+    """Whether all branches give the same shapes, or a loop those that it takes."""
+    first, k = [_sizes(shape) for shape in shapes[name]], 1
+    while (other := _alternative(name, k)) in shapes:
+        if [_sizes(shape) for shape in shapes[other]] != first:
+            return False
+        k += 1
+    return True
+
+
+def _alternative(name: str, k: int) -> str:
+    return f"{name}/alternative_{k}"
+
+
+def _called(nodes: Iterable[Any], library: Any) -> list[Any]:
+    """The functions that nodes need, directly or inside others."""
+    functions = {f.signature.name: f for f in library.function}
+    found: dict[str, Any] = {}
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        for name in (node.op, *(f.name for _, _, f in function_attrs(node))):
+            if name in functions and name not in found:
+                found[name] = functions[name]
+                pending.extend(functions[name].node_def)
+    return [found[name] for name in sorted(found)]
+
+
+def _sizes(shape: Any) -> tuple[int, ...] | None:
+    """A `tf.TensorShape` as sizes, -1 for an unknown one; None if the rank is unknown."""
+    return None if shape.rank is None else tuple(-1 if d is None else d for d in shape.as_list())
 
 
 def tensor_spec(dtype: int, sizes: tuple[int, ...] | None) -> TensorSpec:

@@ -15,7 +15,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
+from moirai_tf.placement.arrays import Arrays, IntArray, arrays_of
+
 BoolArray = npt.NDArray[np.bool_]
 
 PER_TENSOR, PER_EDGE = "per_tensor", "per_edge"
@@ -174,6 +175,11 @@ class Problem:
             if id(tensor.time_ns) not in arrays:
                 arrays[id(tensor.time_ns)] = np.array(tensor.time_ns, dtype=np.int64)
         return tuple(arrays[id(tensor.time_ns)] for tensor in self.tensors)
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """The problem for compiled code."""
+        return arrays_of(self)
 
     @cached_property
     def capacity_bytes(self) -> tuple[int, ...]:

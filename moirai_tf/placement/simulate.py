@@ -1,6 +1,6 @@
 """Schedules from an assignment: list scheduling, TensorFlow's own ready queue, fixed orders.
 
-`simulate` plans with insertion. The other two play events (operators and transfers) without
+`simulate` plans with insertion (`list_schedule`). The other two play events (operators and transfers) without
 insertion: whatever is released next takes its device, ports or link when they become free.
 """
 
@@ -11,7 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from moirai_tf.placement.partial import PartialSchedule
+import numpy as np
+
+from moirai_tf.placement.list_schedule import new_state, play
+from moirai_tf.placement.partial import schedule_in
 from moirai_tf.placement.problem import LINK, PER_EDGE, PORT, Problem
 from moirai_tf.placement.schedule import Placed, Schedule, Transfer, schedule_of
 
@@ -30,10 +33,15 @@ def simulate(
       order: operators, producers first. By default the longest remaining path (with this
         assignment's own times) comes first, ties in topological order.
     """
-    partial = PartialSchedule(problem)
-    for operator in remaining_path_order(problem, assignment) if order is None else order:
-        partial.place(operator, assignment[operator])
-    return partial.finished()
+    order = remaining_path_order(problem, assignment) if order is None else order
+    state = new_state(problem.arrays)
+    play(
+        problem.arrays,
+        state,
+        np.array(order, dtype=np.int64),
+        np.array(assignment, dtype=np.int64),
+    )
+    return schedule_in(problem, state)
 
 
 def remaining_path_order(problem: Problem, assignment: Sequence[int]) -> list[int]:

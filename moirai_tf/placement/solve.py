@@ -10,7 +10,7 @@ from moirai_tf.options import check_options, option
 from moirai_tf.placement import bounds
 from moirai_tf.placement.check import check
 from moirai_tf.placement.deadline import Deadline, OutOfTimeError
-from moirai_tf.placement.heuristics import single
+from moirai_tf.placement.heuristics import OneDevice, single
 from moirai_tf.placement.memory import InfeasibleError, Packing, pack
 from moirai_tf.placement.milp.outcome import Limits
 from moirai_tf.placement.problem import Problem
@@ -73,8 +73,10 @@ class Result:
     baselines: tuple[tuple[str, int], ...] = ()
     """(heuristic, makespan) of those that were run."""
     single_device: str | None = None
-    """Name of the best device that could do it all alone, if any."""
+    """Name of the best device that could do all the work alone, if any; operators that take no
+    time and cannot be there, as pinned feeds and fetches, stay on a device of their own."""
     single_device_ns: int | None = None
+    """Its makespan, with the transfers to and from such operators."""
 
     @property
     def makespan_ns(self) -> int | None:
@@ -112,12 +114,14 @@ def solve(
     limits = Limits(options.time_limit_s, 0.0, options.threads, options.seed)
     try:
         packing = pack(problem, limits)
+        if packing is None:
+            return Result(ERROR, messages=("no way to fit the operators into memory was found",))
+        alone = single(problem)
+        search = _started(problem, packing, alone, deadline, options, progress)
     except InfeasibleError as error:
         return Result(INFEASIBLE, messages=(str(error),))
-    if packing is None:
-        return Result(ERROR, messages=("no way to fit the operators into memory was found",))
-    alone = single(problem)
-    search = _started(problem, packing, alone, deadline, options, progress)
+    except KeyboardInterrupt:
+        return Result(ERROR, messages=("interrupted before there was a first schedule",))
     try:
         for bound in (bounds.critical_path, bounds.blockwise):
             search.prove(bound(problem))
@@ -132,13 +136,14 @@ def solve(
 def _started(
     problem: Problem,
     packing: Packing,
-    alone: Schedule | None,
+    alone: OneDevice | None,
     deadline: Deadline,
     options: SolveOptions,
     progress: Progress | None,
 ) -> Search:
     """A search that has an answer already: one device, or else the packing in list order."""
-    first = alone or simulate(problem, [packing[unit] for unit in problem.unit_of])
+    packed = [packing[unit] for unit in problem.unit_of]
+    first = alone.schedule if alone else simulate(problem, packed)
     search = Search(
         problem=problem,
         packing=packing,
@@ -151,11 +156,11 @@ def _started(
     )
     search.offer(first, "single" if alone else "packing")
     if alone:
-        search.baselines["single"] = alone.makespan_ns
+        search.baselines["single"] = first.makespan_ns
     return search
 
 
-def _result(search: Search, alone: Schedule | None, options: SolveOptions) -> Result:
+def _result(search: Search, alone: OneDevice | None, options: SolveOptions) -> Result:
     """The claims that can be made, checked once more."""
     problem, bound = search.problem, search.bound
     schedule, notes = _preferred(search, alone, options)
@@ -181,28 +186,22 @@ def _result(search: Search, alone: Schedule | None, options: SolveOptions) -> Re
         messages=(*notes, f"bound: {bound.how}", *search.faults),
         history=tuple(search.history),
         baselines=tuple(search.baselines.items()),
-        single_device=_device_name(problem, alone),
-        single_device_ns=None if alone is None else alone.makespan_ns,
+        single_device=None if alone is None else problem.devices[alone.device].name,
+        single_device_ns=None if alone is None else alone.schedule.makespan_ns,
     )
 
 
-def _device_name(problem: Problem, alone: Schedule | None) -> str | None:
-    """The device that a schedule on one device is on."""
-    if alone is None or not alone.placed:
-        return None
-    return problem.devices[alone.placed[0].device].name
-
-
 def _preferred(
-    search: Search, alone: Schedule | None, options: SolveOptions
+    search: Search, alone: OneDevice | None, options: SolveOptions
 ) -> tuple[Schedule, list[str]]:
     """The best schedule, or the best single device where the gain is too small."""
     best = search.best
     found_by = [f"schedule: {incumbent.found_by}" for incumbent in search.history[-1:]]
     if alone is None:
         return best, [*found_by, *search.notes]
-    gain_ns = alone.makespan_ns - best.makespan_ns
-    if gain_ns > 0 and gain_ns >= Fraction(options.min_gain) * alone.makespan_ns:
+    alone_ns = alone.schedule.makespan_ns
+    gain_ns = alone_ns - best.makespan_ns
+    if gain_ns > 0 and gain_ns >= Fraction(options.min_gain) * alone_ns:
         return best, [*found_by, *search.notes]
     kept = f"schedule: one device; no placement was found that beats it by {options.min_gain:.1%}"
-    return alone, [kept, *search.notes]
+    return alone.schedule, [kept, *search.notes]

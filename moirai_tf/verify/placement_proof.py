@@ -72,7 +72,7 @@ def prove(evidence: Evidence, plan: Plan, *, grappler: bool) -> tuple[RunProof, 
 
 
 def _operators(evidence: Evidence, *, grappler: bool) -> tuple[set[str], set[str], list[Finding]]:
-    """Operators on their devices, those of them that statistics show, and what is wrong."""
+    """Operators proved on their devices, those that statistics show there, and what is wrong."""
     graph, names = evidence.graph, evidence.graph.names
     seen: set[str] = set()
     executed: set[str] = set()
@@ -102,7 +102,8 @@ def _operators(evidence: Evidence, *, grappler: bool) -> tuple[set[str], set[str
         )
         for name, what in wrong.items()
     ]
-    return seen - wrong.keys(), executed - wrong.keys(), findings
+    proved = (seen & names.expected) - names.captured - wrong.keys()
+    return proved, proved & executed, findings
 
 
 def _merged(graph: PartitionedGraph, missing: Set[str]) -> set[str]:

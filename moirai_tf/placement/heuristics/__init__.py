@@ -8,6 +8,6 @@ colocation never lead them into a dead end.
 from moirai_tf.placement.heuristics.etf import etf
 from moirai_tf.placement.heuristics.heft import heft
 from moirai_tf.placement.heuristics.m_topo import m_topo
-from moirai_tf.placement.heuristics.single import single, single_device_ns
+from moirai_tf.placement.heuristics.single import OneDevice, single, single_devices
 
-__all__ = ["etf", "heft", "m_topo", "single", "single_device_ns"]
+__all__ = ["OneDevice", "etf", "heft", "m_topo", "single", "single_devices"]

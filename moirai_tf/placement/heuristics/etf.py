@@ -16,45 +16,68 @@ def etf(problem: Problem, packing: Packing, deadline: Deadline) -> Schedule:
 
     Source: Hwang, Chow, Anger and Lee 1989. Ties go to the operator that comes first in
     topological order, then to the earlier finish. Adapted to memory and colocation: only devices
-    that the reservation allows. A start can only become later while other operators are placed,
-    so a heap of old starts is enough: the top is tried anew and put back unless it still holds.
+    that the reservation allows.
     """
     reservation = Reservation(problem, packing)
-    partial = PartialSchedule(problem)
-    position = problem.topological_position
+    ready = _Ready(problem, reservation)
     waiting = [len(tensors) for tensors in problem.incoming]
-    pairs = [0] * len(problem.operators)
-    heap: list[tuple[int, int, int, int]] = []
-
-    def release(operator: int) -> None:
-        for device in reservation.devices(operator):
-            start_ns, finish_ns, _ = partial.trial(operator, device)
-            heapq.heappush(heap, (start_ns, position[operator], finish_ns, device))
-            pairs[operator] += 1
-
     for operator in problem.topological_order:
         if waiting[operator] == 0:
-            release(operator)
-    while heap:
-        deadline.check()
-        start_ns, place, _, device = heapq.heappop(heap)
-        operator = problem.topological_order[place]
-        if partial.placed[operator]:
-            continue
-        if device not in reservation.devices(operator):
-            pairs[operator] -= 1
-            if pairs[operator] == 0:  # all refused since; where it is reserved now is allowed
-                release(operator)
-            continue
-        trial = partial.trial(operator, device)
-        if trial.start_ns > start_ns:
-            heapq.heappush(heap, (trial.start_ns, place, trial.finish_ns, device))
-            continue
+            ready.add(operator)
+    for _ in problem.operators:
+        operator, device = ready.pop(deadline)
         reservation.decide(operator, device)
-        partial.place(operator, device, trial)
+        ready.partial.place(operator, device)
         for tensor in problem.outgoing[operator]:
             for consumer in problem.tensors[tensor].consumers:
                 waiting[consumer] -= 1
                 if waiting[consumer] == 0:
-                    release(consumer)
-    return partial.finished()
+                    ready.add(consumer)
+    return ready.partial.finished()
+
+
+class _Ready:
+    """Ready operators with the devices they may go to.
+
+    A start can only become later while other operators are placed, so a heap of old starts is
+    enough: the top is tried anew and put back unless it still holds.
+    """
+
+    def __init__(self, problem: Problem, reservation: Reservation) -> None:
+        self.problem = problem
+        self.reservation = reservation
+        self.partial = PartialSchedule(problem)
+        self._pairs = [0] * len(problem.operators)
+        self._heap: list[tuple[int, int, int, int]] = []
+
+    def add(self, operator: int) -> None:
+        """Takes up an operator on every device that it may go to now."""
+        for device in self.reservation.devices(operator):
+            self._push(operator, device, *self.partial.trial(operator, device))
+            self._pairs[operator] += 1
+
+    def pop(self, deadline: Deadline) -> tuple[int, int]:
+        """The pair that starts earliest."""
+        while True:
+            deadline.check()
+            start_ns, place, _, device = heapq.heappop(self._heap)
+            operator = self.problem.topological_order[place]
+            if self.partial.placed(operator):
+                continue
+            if device not in self.reservation.devices(operator):
+                self._refuse(operator)
+                continue
+            trial = self.partial.trial(operator, device)
+            if trial.start_ns == start_ns:
+                return operator, device
+            self._push(operator, device, *trial)
+
+    def _push(self, operator: int, device: int, start_ns: int, finish_ns: int) -> None:
+        place = self.problem.topological_position[operator]
+        heapq.heappush(self._heap, (start_ns, place, finish_ns, device))
+
+    def _refuse(self, operator: int) -> None:
+        """Drops a pair; an operator that has lost all of them is taken up where it can go now."""
+        self._pairs[operator] -= 1
+        if self._pairs[operator] == 0:
+            self.add(operator)

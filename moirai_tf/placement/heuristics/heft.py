@@ -23,7 +23,7 @@ def heft(problem: Problem, packing: Packing, deadline: Deadline) -> Schedule:
         trials = {k: partial.trial(operator, k) for k in reservation.devices(operator)}
         device = min(trials, key=lambda k: (trials[k].finish_ns, k))
         reservation.decide(operator, device)
-        partial.place(operator, device, trials[device])
+        partial.place(operator, device)
     return partial.finished()
 
 

@@ -1,31 +1,53 @@
-"""Every operator on one device."""
+"""Everything on one device."""
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
 
+from moirai_tf.placement.memory import fits
 from moirai_tf.placement.problem import Problem
 from moirai_tf.placement.schedule import Schedule
 from moirai_tf.placement.simulate import simulate
 
 
-def single_device_ns(problem: Problem) -> dict[int, int]:
-    """Makespan of each device that can run everything within its memory."""
-    need = sum(operator.memory_bytes for operator in problem.operators)
-    able = np.all(problem.runnable, axis=0).tolist()
-    total = problem.compute_ns.sum(axis=0)
-    return {
-        device: int(total[device])
-        for device in range(len(problem.devices))
-        if able[device] and problem.capacity_bytes[device] >= need
-    }
+@dataclass(frozen=True)
+class OneDevice:
+    """A device that can do all the work, and the schedule that lets it."""
+
+    device: int
+    schedule: Schedule
 
 
-def single(problem: Problem) -> Schedule | None:
-    """The best schedule on one device, ties to the first; None where no device suffices."""
-    makespans = single_device_ns(problem)
-    if not makespans:
-        return None
-    best = min(makespans, key=lambda device: (makespans[device], device))
-    assignment = [best] * len(problem.operators)
-    return simulate(problem, assignment, problem.topological_order)
+def single(problem: Problem) -> OneDevice | None:
+    """The best device to do all the work, ties to the first; None where no device suffices."""
+    options = single_devices(problem)
+    return min(options, key=lambda option: option.schedule.makespan_ns, default=None)
+
+
+def single_devices(problem: Problem) -> list[OneDevice]:
+    """Every device that can do all the work alone, with its schedule.
+
+    Units that can run on the device run there. A unit that cannot, say a feed pinned to the
+    client, may stay where it takes no time, on the first such device; what is transferred to and
+    from it counts, and so does its memory. A unit that cannot and takes time everywhere else
+    rules the device out.
+    """
+    options = []
+    for device in range(len(problem.devices)):
+        packing = _packing(problem, device)
+        if packing is not None and fits(problem, packing):
+            assignment = [packing[unit] for unit in problem.unit_of]
+            options.append(OneDevice(device, simulate(problem, assignment)))
+    return options
+
+
+def _packing(problem: Problem, device: int) -> list[int] | None:
+    """Device of each unit when `device` does all the work, or None where it cannot."""
+    packing = []
+    for unit, allowed in enumerate(problem.unit_devices):
+        idle = (k for k in allowed if not problem.compute_ns[list(problem.units[unit]), k].any())
+        chosen = device if device in allowed else next(idle, None)
+        if chosen is None:
+            return None
+        packing.append(chosen)
+    return packing

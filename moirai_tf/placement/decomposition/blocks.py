@@ -1,0 +1,253 @@
+"""Blocks between cuts that no tensor jumps over, as arrays; equal blocks share their arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from moirai_tf.placement.bounds import cuts
+from moirai_tf.placement.decomposition.assignment import FREE, LINKS, PORTS, BlockData
+from moirai_tf.placement.problem import (
+    LINK,
+    NONE,
+    PER_EDGE,
+    PORT,
+    BoolArray,
+    IntArray,
+    Problem,
+    Tensor,
+)
+
+_CONGESTION = {NONE: FREE, LINK: LINKS, PORT: PORTS}
+NOBODY = -1
+"""In place of an operator: the entry of a block that starts the graph, the exit of the last."""
+
+
+@dataclass(frozen=True)
+class BlockClass:
+    """What equal blocks have in common."""
+
+    data: BlockData
+    allowed: BoolArray
+    memory_bytes: IntArray
+    """One per operator; 0 for the entry, which the block before counts."""
+
+    @cached_property
+    def entries(self) -> tuple[int, ...]:
+        """Devices on which the entry can be; only 0 where there is none."""
+        return tuple(np.flatnonzero(self.allowed[0]).tolist())
+
+    @cached_property
+    def exits(self) -> tuple[int, ...]:
+        """Devices on which the exit can be; only 0 where there is none."""
+        return tuple(np.flatnonzero(self.allowed[-1]).tolist())
+
+    def between(self, entry: int, exit_device: int) -> BoolArray | None:
+        """`allowed` with entry and exit fixed and units respected; None if that is impossible."""
+        allowed = self.allowed.copy()
+        allowed[0], allowed[-1] = False, False
+        allowed[0, entry] = self.allowed[0, entry]
+        allowed[-1, exit_device] = self.allowed[-1, exit_device]
+        common = np.ones_like(allowed)
+        for operator, unit in enumerate(self.data.unit):
+            common[unit] &= allowed[operator]
+        allowed = common[self.data.unit]
+        return allowed if bool(allowed.any(axis=1).all()) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The operators between two cuts, with both."""
+
+    operators: tuple[int, ...]
+    """Of the problem, in the block's numbering; NOBODY where an entry or exit is made up."""
+    tensors: tuple[int, ...]
+    """Of the problem; NOBODY for those that lead to a made-up exit."""
+    kind: BlockClass
+
+
+def clean_cuts(problem: Problem) -> list[int]:
+    """Cuts that no tensor jumps over, in topological order.
+
+    When such an operator ends, all earlier ones have ended and no tensor of theirs is still to be
+    moved, so every device and channel is idle and the makespan is the sum over the blocks.
+    """
+    position = problem.topological_position
+    change = np.zeros(len(position) + 2, dtype=np.int64)
+    for tensor in problem.tensors:
+        begin = position[tensor.producer] + 1
+        end = max(position[consumer] for consumer in tensor.consumers)
+        if begin < end:
+            change[begin] += 1
+            change[end] -= 1
+    jumped = np.cumsum(change)
+    return [cut for cut in cuts(problem) if jumped[position[cut]] == 0]
+
+
+def split(problem: Problem, marks: Sequence[int], scale: int) -> list[Block]:
+    """The blocks between cuts, in order.
+
+    Args:
+      problem: a valid problem.
+      marks: clean cuts in topological order.
+      scale: ticks in a nanosecond.
+    """
+    order, position = problem.topological_order, problem.topological_position
+    places = [-1, *(position[mark] for mark in marks)]
+    if not marks or places[-1] < len(order) - 1:
+        places.append(len(order))
+    known: dict[bytes, BlockClass] = {}
+    blocks = []
+    for low, high in pairwise(places):
+        entry = order[low] if low >= 0 else NOBODY
+        exit_operator = order[high] if high < len(order) else NOBODY
+        inner = order[low + 1 : high]
+        blocks.append(_Builder(problem, entry, inner, exit_operator, scale).block(known))
+    return blocks
+
+
+class _Builder:
+    """Makes one block's arrays."""
+
+    def __init__(
+        self, problem: Problem, entry: int, inner: Sequence[int], exit_operator: int, scale: int
+    ) -> None:
+        self.problem = problem
+        self.scale = scale
+        members = set(inner) | ({exit_operator} - {NOBODY})
+        producers = [operator for operator in (entry, *inner) if operator != NOBODY]
+        ids = [tensor for producer in producers for tensor in problem.outgoing[producer]]
+        self.edges = {
+            tensor: [c for c in problem.tensors[tensor].consumers if c in members] for tensor in ids
+        }
+        self.edges = {tensor: readers for tensor, readers in self.edges.items() if readers}
+        self.operators = (entry, *_chain_order(problem, inner, self.edges), exit_operator)
+
+    def block(self, known: dict[bytes, BlockClass]) -> Block:
+        """The block; its class is taken from `known` where an equal one is there."""
+        local = {operator: i for i, operator in enumerate(self.operators) if operator != NOBODY}
+        ids = sorted(
+            self.edges, key=lambda t: (local[self.problem.tensors[t].producer], t)
+        )
+        ends = [(local[self.problem.tensors[t].producer], self.edges[t]) for t in ids]
+        rows = [(producer, sorted(local[c] for c in readers)) for producer, readers in ends]
+        times = [self.problem.time_ns[t] * self.scale for t in ids]
+        if self.operators[-1] == NOBODY:
+            last = len(self.operators) - 1
+            sinks = set(range(1, last)) - {producer for producer, _ in rows}
+            rows += [(sink, [last]) for sink in sorted(sinks)]
+            times += [np.zeros_like(times[0]) if times else self._no_time()] * len(sinks)
+            ids += [NOBODY] * len(sinks)
+        data = self._data(rows, times)
+        allowed, memory = self._allowed(), self._memory()
+        key = b"|".join(np.asarray(part).tobytes() for part in (*data, allowed, memory))
+        kind = known.setdefault(key, BlockClass(data, allowed, memory))
+        return Block(self.operators, tuple(ids), kind)
+
+    def _no_time(self) -> IntArray:
+        devices = len(self.problem.devices)
+        return np.zeros((devices, devices), dtype=np.int64)
+
+    def _data(self, rows: list[tuple[int, list[int]]], times: list[IntArray]) -> BlockData:
+        count, devices = len(self.operators), len(self.problem.devices)
+        inputs: list[list[int]] = [[] for _ in range(count)]
+        outputs: list[list[int]] = [[] for _ in range(count)]
+        for tensor, (producer, readers) in enumerate(rows):
+            outputs[producer].append(tensor)
+            for reader in readers:
+                inputs[reader].append(tensor)
+        compute = np.zeros((count, devices), dtype=np.int64)
+        for i, operator in enumerate(self.operators):
+            if i and operator != NOBODY:
+                compute[i] = np.maximum(self.problem.compute_ns[operator], 0) * self.scale
+        first_reader, reader = _packed([readers for _, readers in rows])
+        first_input, input_ = _packed(inputs)
+        first_output, output = _packed(outputs)
+        time = np.array(times, dtype=np.int64).reshape(len(rows), devices, devices)
+        return BlockData(
+            compute=compute,
+            producer=np.array([producer for producer, _ in rows], dtype=np.int64),
+            time=time,
+            first_reader=first_reader,
+            reader=reader,
+            first_input=first_input,
+            input=input_,
+            first_output=first_output,
+            output=output,
+            unit=self._units(),
+            per_edge=int(self.problem.transfers == PER_EDGE),
+            congestion=_CONGESTION[self.problem.congestion],
+        )
+
+    def _units(self) -> IntArray:
+        first: dict[int, int] = {}
+        units = []
+        for i, operator in enumerate(self.operators):
+            unit = -1 - i if operator == NOBODY else self.problem.unit_of[operator]
+            units.append(first.setdefault(unit, i))
+        return np.array(units, dtype=np.int64)
+
+    def _allowed(self) -> BoolArray:
+        allowed = np.zeros((len(self.operators), len(self.problem.devices)), dtype=np.bool_)
+        for i, operator in enumerate(self.operators):
+            if operator == NOBODY:
+                allowed[i, 0] = True
+            else:
+                allowed[i] = self.problem.runnable[operator]
+        return allowed
+
+    def _memory(self) -> IntArray:
+        sizes = [
+            self.problem.operators[operator].memory_bytes if i and operator != NOBODY else 0
+            for i, operator in enumerate(self.operators)
+        ]
+        return np.array(sizes, dtype=np.int64)
+
+
+def _packed(lists: Iterable[Sequence[int]]) -> tuple[IntArray, IntArray]:
+    """Lists one after another, and where each begins."""
+    rows = list(lists)
+    first = np.zeros(len(rows) + 1, dtype=np.int64)
+    first[1:] = np.cumsum([len(row) for row in rows])
+    return first, np.array([entry for row in rows for entry in row], dtype=np.int64)
+
+
+def _chain_order(
+    problem: Problem, inner: Sequence[int], edges: dict[int, list[int]]
+) -> list[int]:
+    """Inner operators, producers first, each path followed to its end, the longest path first.
+
+    Devices chosen along a path make its length known early, which bounds need.
+    """
+    inside = set(inner)
+    successors: dict[int, list[int]] = {operator: [] for operator in inner}
+    waiting = dict.fromkeys(inner, 0)
+    for tensor, readers in edges.items():
+        producer = problem.tensors[tensor].producer
+        for reader in readers:
+            if producer in inside and reader in inside:
+                successors[producer].append(reader)
+                waiting[reader] += 1
+    tail: dict[int, int] = {}
+    for operator in reversed(inner):
+        work = min(time for time in problem.operators[operator].compute_ns if time is not None)
+        tail[operator] = work + max((tail[s] for s in successors[operator]), default=0)
+    position = problem.topological_position
+    stack = sorted(
+        (o for o in inner if not waiting[o]), key=lambda o: (tail[o], -position[o])
+    )
+    order = []
+    while stack:
+        operator = stack.pop()
+        order.append(operator)
+        released = []
+        for successor in successors[operator]:
+            waiting[successor] -= 1
+            if waiting[successor] == 0:
+                released.append(successor)
+        stack += sorted(released, key=lambda o: (tail[o], -position[o]))
+    return order

@@ -1,0 +1,247 @@
+"""The evaluator that all heuristics share: list scheduling with insertion, in machine code.
+
+Operators are placed one after another, producers first. Tensors that an operator misses are
+fetched in order of their producers' finish, and each transfer and operator takes the first gap
+that fits; in mode `per_tensor` a tensor that is on the device, or on its way, is not fetched
+again. All times are whole nanoseconds.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from moirai_tf.placement.arrays import Arrays, IntArray
+from moirai_tf.placement.compiled import compiled
+
+NEVER = -1
+
+
+class State(NamedTuple):
+    """A schedule that grows; the arrays are changed in place."""
+
+    device: IntArray
+    """Of each operator that is placed."""
+    start_ns: IntArray
+    finish_ns: IntArray
+    arrival_ns: IntArray
+    """(tensors, devices): when a transfer that others may share arrives, or `NEVER`."""
+    fetch_ns: IntArray
+    """(edges,): start of the transfer that was made for the edge, or `NEVER`."""
+    begin_ns: IntArray
+    """(resources, n): busy intervals, apart and in order; touching ones are merged."""
+    end_ns: IntArray
+    intervals: IntArray
+    """Number of busy intervals of each resource."""
+    missing: IntArray
+    """(3, n): edge, start and finish of the transfers of the last trial, and in `count` how
+    many."""
+    count: IntArray
+
+
+def new_state(arrays: Arrays) -> State:
+    """Nothing is placed."""
+    operators, devices = arrays.compute_ns.shape
+    edges = len(arrays.incoming)
+    fan_in = int(np.diff(arrays.incoming_at).max(initial=0))
+    shape = (arrays.resources, max(operators, edges) + 1)
+    return State(
+        device=np.full(operators, NEVER),
+        start_ns=np.zeros(operators, dtype=np.int64),
+        finish_ns=np.zeros(operators, dtype=np.int64),
+        arrival_ns=np.full((len(arrays.producer), devices), NEVER),
+        fetch_ns=np.full(edges, NEVER),
+        begin_ns=np.empty(shape, dtype=np.int64),
+        end_ns=np.empty(shape, dtype=np.int64),
+        intervals=np.zeros(arrays.resources, dtype=np.int64),
+        missing=np.zeros((3, fan_in), dtype=np.int64),
+        count=np.zeros(1, dtype=np.int64),
+    )
+
+
+@compiled
+def play(arrays: Arrays, state: State, order: IntArray, assignment: IntArray) -> int:
+    """Places all operators anew in an order; the makespan."""
+    state.intervals[:] = 0
+    makespan_ns = 0
+    for operator in order:
+        makespan_ns = max(makespan_ns, place(arrays, state, operator, assignment[operator]))
+    return makespan_ns
+
+
+@compiled
+def place(arrays: Arrays, state: State, operator: int, device: int) -> int:
+    """Places an operator whose producers are placed; its finish."""
+    start_ns = trial(arrays, state, operator, device)
+    finish_ns = start_ns + arrays.compute_ns[operator, device]
+    for edge in range(arrays.incoming_at[operator], arrays.incoming_at[operator + 1]):
+        state.fetch_ns[edge] = NEVER
+    for index in range(state.count[0]):
+        edge, fetched_ns = state.missing[0, index], state.missing[1, index]
+        arrived_ns = state.missing[2, index]
+        tensor = arrays.incoming[edge]
+        state.fetch_ns[edge] = fetched_ns
+        if not arrays.per_edge:
+            state.arrival_ns[tensor, device] = arrived_ns
+        if fetched_ns < arrived_ns:
+            first, second = channels(arrays, state.device[arrays.producer[tensor]], device)
+            occupy(state, first, fetched_ns, arrived_ns)
+            if second != first:
+                occupy(state, second, fetched_ns, arrived_ns)
+    if start_ns < finish_ns:
+        occupy(state, device, start_ns, finish_ns)
+    state.device[operator] = device
+    state.start_ns[operator] = start_ns
+    state.finish_ns[operator] = finish_ns
+    for index in range(arrays.outgoing_at[operator], arrays.outgoing_at[operator + 1]):
+        for target in range(arrays.sends_at):
+            state.arrival_ns[arrays.outgoing[index], target] = NEVER
+    return finish_ns
+
+
+@compiled
+def trial(arrays: Arrays, state: State, operator: int, device: int) -> int:
+    """The earliest start of an operator whose producers are placed; changes no schedule."""
+    ready_ns = _inputs(arrays, state, operator, device)
+    for index in range(state.count[0]):
+        edge, released_ns = state.missing[0, index], state.missing[1, index]
+        tensor = arrays.incoming[edge]
+        source = state.device[arrays.producer[tensor]]
+        duration_ns = arrays.time_ns[arrays.matrix[tensor], source, device]
+        start_ns = released_ns
+        if duration_ns:
+            start_ns = _fetch(arrays, state, index, source, device, duration_ns)
+        state.missing[1, index] = start_ns
+        state.missing[2, index] = start_ns + duration_ns
+        ready_ns = max(ready_ns, start_ns + duration_ns)
+    duration_ns = arrays.compute_ns[operator, device]
+    return _fit(state, device, ready_ns, duration_ns) if duration_ns else ready_ns
+
+
+@compiled
+def _inputs(arrays: Arrays, state: State, operator: int, device: int) -> int:
+    """When the inputs that need no transfer are there; the others, sorted, go to `missing`."""
+    ready_ns = 0
+    count = 0
+    for edge in range(arrays.incoming_at[operator], arrays.incoming_at[operator + 1]):
+        tensor = arrays.incoming[edge]
+        producer = arrays.producer[tensor]
+        arrived_ns = state.finish_ns[producer]
+        if state.device[producer] != device:
+            arrived_ns = NEVER if arrays.per_edge else state.arrival_ns[tensor, device]
+        ready_ns = max(ready_ns, arrived_ns)
+        if arrived_ns >= 0:
+            continue
+        finish_ns = state.finish_ns[producer]
+        place_at = count
+        while place_at and state.missing[1, place_at - 1] > finish_ns:
+            state.missing[0, place_at] = state.missing[0, place_at - 1]
+            state.missing[1, place_at] = state.missing[1, place_at - 1]
+            place_at -= 1
+        state.missing[0, place_at] = edge
+        state.missing[1, place_at] = finish_ns
+        count += 1
+    state.count[0] = count
+    return ready_ns
+
+
+@compiled
+def _fetch(
+    arrays: Arrays, state: State, index: int, source: int, device: int, duration_ns: int
+) -> int:
+    """The earliest transfer beside the committed ones and those already fetched in this trial."""
+    first, second = channels(arrays, source, device)
+    start_ns = _fit_both(state, first, second, state.missing[1, index], duration_ns)
+    moved = True
+    while moved:
+        moved = False
+        for rival in range(index):
+            rival_start_ns, rival_finish_ns = state.missing[1, rival], state.missing[2, rival]
+            rival_source = state.device[arrays.producer[arrays.incoming[state.missing[0, rival]]]]
+            rival_first, rival_second = channels(arrays, rival_source, device)
+            apart = first != rival_first and second != rival_second
+            if first == NEVER or apart or rival_start_ns == rival_finish_ns:
+                continue
+            if rival_start_ns < start_ns + duration_ns and start_ns < rival_finish_ns:
+                start_ns = _fit_both(state, first, second, rival_finish_ns, duration_ns)
+                moved = True
+    return start_ns
+
+
+@compiled
+def channels(arrays: Arrays, source: int, target: int) -> tuple[int, int]:
+    """The two resources that a transfer occupies, or one of them twice, or `NEVER`."""
+    devices = arrays.sends_at
+    if arrays.resources == devices:
+        return NEVER, NEVER
+    if arrays.is_link:
+        link = devices + source * devices + target
+        return link, link
+    return devices + source, 2 * devices + target
+
+
+@compiled
+def _fit_both(state: State, first: int, second: int, ready_ns: int, duration_ns: int) -> int:
+    """Earliest start >= ready_ns at which both resources are free; duration_ns > 0."""
+    if first == NEVER:
+        return ready_ns
+    start_ns = _fit(state, first, ready_ns, duration_ns)
+    if first == second:
+        return start_ns
+    while True:
+        later_ns = _fit(state, second, start_ns, duration_ns)
+        if later_ns == start_ns:
+            return start_ns
+        start_ns = _fit(state, first, later_ns, duration_ns)
+        if later_ns == start_ns:
+            return start_ns
+
+
+@compiled
+def _fit(state: State, resource: int, ready_ns: int, duration_ns: int) -> int:
+    """Earliest start >= ready_ns of a free gap; duration_ns > 0."""
+    count = state.intervals[resource]
+    begin_ns, end_ns = state.begin_ns, state.end_ns
+    if count == 0 or ready_ns >= end_ns[resource, count - 1]:
+        return ready_ns
+    low, high = 0, count - 1  # the first interval that ends after ready_ns
+    while low < high:
+        middle = (low + high) // 2
+        if end_ns[resource, middle] > ready_ns:
+            high = middle
+        else:
+            low = middle + 1
+    for index in range(low, count):
+        if begin_ns[resource, index] - ready_ns >= duration_ns:
+            return ready_ns
+        ready_ns = end_ns[resource, index]
+    return ready_ns
+
+
+@compiled
+def occupy(state: State, resource: int, start_ns: int, finish_ns: int) -> None:
+    """Marks a free interval of positive length as busy; `NEVER` names no resource."""
+    if resource == NEVER:
+        return
+    count = state.intervals[resource]
+    begin_ns, end_ns = state.begin_ns, state.end_ns
+    index = count
+    while index and begin_ns[resource, index - 1] > start_ns:
+        index -= 1
+    joins_left = index > 0 and end_ns[resource, index - 1] == start_ns
+    joins_right = index < count and begin_ns[resource, index] == finish_ns
+    if joins_left and joins_right:
+        end_ns[resource, index - 1] = end_ns[resource, index]
+        for later in range(index, count - 1):
+            begin_ns[resource, later], end_ns[resource, later] = begin_ns[resource, later + 1], end_ns[resource, later + 1]
+        state.intervals[resource] = count - 1
+    elif joins_left:
+        end_ns[resource, index - 1] = finish_ns
+    elif joins_right:
+        begin_ns[resource, index] = start_ns
+    else:
+        for later in range(count, index, -1):
+            begin_ns[resource, later], end_ns[resource, later] = begin_ns[resource, later - 1], end_ns[resource, later - 1]
+        begin_ns[resource, index], end_ns[resource, index] = start_ns, finish_ns
+        state.intervals[resource] = count + 1

@@ -1,0 +1,1 @@
+"""Text that must not change unnoticed; every file begins with the command that makes it."""

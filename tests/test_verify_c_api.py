@@ -1,0 +1,53 @@
+"""Placed models through the C++ loader of TensorFlow Serving, by way of TensorFlow's C API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+
+from moirai_tf.model.load import SESSION_CONFIG_FILE
+from tests.c_api import run_saved_model
+from tests.placements import place
+from tests.zoo import ZOO
+
+ZooDir = Callable[[str], Path]
+
+
+@pytest.mark.parametrize(
+    "name", ["lstm", "cond", "lookup_table", "called_twice", "ensemble", "tf1"]
+)
+def test_the_cpp_loader_runs_placed_models(name: str, zoo_dir: ZooDir, tmp_path: Path) -> None:
+    """The same outputs, and every node that bears an operator's name on the operator's device."""
+    entry, placed = ZOO[name], tmp_path / "placed"
+    plan = place(zoo_dir(name), placed, seed=1)
+    config = config_pb2.ConfigProto()
+    text_format.Parse((placed / SESSION_CONFIG_FILE).read_text(), config)
+    # A scattered placement cuts through what Grappler would fuse onto one device.
+    config.graph_options.rewrite_options.remapping = rewriter_config_pb2.RewriterConfig.OFF
+    arguments = entry.tags, entry.signature, entry.inputs(), config
+    expected = run_saved_model(zoo_dir(name), *arguments).outputs
+    run = run_saved_model(placed, *arguments)
+
+    assert run.outputs.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_array_equal(run.outputs[key], value, strict=True)
+
+    nodes = [node for graph in run.metadata.partition_graphs for node in graph.node]
+    there = {n.name: n.device for n in nodes if n.name in plan.placement}
+    assert len(there) > len(plan.placement) / 3
+    for operator, device in there.items():
+        assert device.endswith(plan.placement[operator]), operator
+    ran = {
+        node.node_name: stats.device
+        for stats in run.metadata.step_stats.dev_stats
+        for node in stats.node_stats
+        if node.node_name in there
+    }
+    assert {d.rpartition("/")[2] for d in ran.values()} == {"device:CPU:0", "device:CPU:1"}
+    for operator, device in ran.items():
+        assert device.endswith(plan.placement[operator]), operator

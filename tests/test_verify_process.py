@@ -1,0 +1,112 @@
+"""The child process of verification: options, errors and deaths."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moirai_tf.errors import MoiraiError
+from moirai_tf.rewrite.plan import Plan, PlanDevice
+from moirai_tf.verify import Finding, VerifyOptions, VerifyReport, check_report, verify
+from moirai_tf.verify.report import OutputParity, RunProof, report_from_json, report_to_json
+from moirai_tf.verify.stand_in import stand_ins
+from tests.placements import place
+
+ZooDir = Callable[[str], Path]
+
+REMOTE = "/job:worker/replica:0/task:1/device:CPU:0"
+
+
+@pytest.fixture(scope="module")
+def pair(zoo_dir: ZooDir, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A small model and a placed copy."""
+    placed = tmp_path_factory.mktemp("pair") / "placed"
+    place(zoo_dir("two_signatures"), placed, placement={})
+    return zoo_dir("two_signatures"), placed
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (VerifyOptions(grappler="perhaps"), "option grappler is 'perhaps'"),
+        (VerifyOptions(loaders=("tf3",)), r"option loaders is \['tf3'\]"),
+        (VerifyOptions(loaders=()), r"option loaders is \[\]"),
+        (VerifyOptions(verify_timeout_s=0.0), "option verify_timeout_s is 0.0"),
+    ],
+)
+def test_options_that_prove_nothing(
+    options: VerifyOptions, rule: str, pair: tuple[Path, Path]
+) -> None:
+    with pytest.raises(MoiraiError, match=rule):
+        verify(*pair, options)
+
+
+def test_a_model_without_a_plan(pair: tuple[Path, Path]) -> None:
+    with pytest.raises(MoiraiError, match=r"moirai_plan\.json"):
+        verify(pair[0], pair[0])
+
+
+def test_an_error_of_the_child_is_an_error_here(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    np.savez(tmp_path / "inputs.npz", wrong=np.zeros(3))
+    with pytest.raises(MoiraiError, match=r"inputs.npz: has no 'x'") as caught:
+        verify(*pair, VerifyOptions(inputs=str(tmp_path / "inputs.npz")))
+    assert caught.value.why
+    assert caught.value.fix
+
+
+def test_giving_up(pair: tuple[Path, Path]) -> None:
+    with pytest.raises(MoiraiError, match=r"took longer than 0\.01 s"):
+        verify(*pair, VerifyOptions(verify_timeout_s=0.01))
+
+
+def test_a_child_that_dies(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho last words >&2\nkill -SEGV $$\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(MoiraiError, match=r"died with code -11: last words"):
+        verify(*pair)
+
+
+def test_devices_that_stand_in() -> None:
+    """Devices that are here stand for themselves; one that is not makes all of them CPUs."""
+
+    def plan(client: str, *names: str) -> Plan:
+        devices = tuple(PlanDevice(name, name.split(":")[-2], None) for name in names)
+        return Plan("serving_default", ("serve",), devices, client, {}, ())
+
+    cpu0, cpu1, gpu0 = "/device:CPU:0", "/device:CPU:1", "/device:GPU:0"
+    here = plan(cpu0, cpu0, cpu1)
+    assert stand_ins(here, gpus=0) == {cpu0: cpu0, cpu1: cpu1}
+    mixed = plan(cpu0, gpu0, cpu0)
+    assert stand_ins(mixed, gpus=1) == {gpu0: gpu0, cpu0: cpu0}
+    assert stand_ins(mixed, gpus=0) == {gpu0: cpu1, cpu0: cpu0}
+    remote = plan(REMOTE, cpu1, REMOTE)
+    assert stand_ins(remote, gpus=0) == {REMOTE: cpu0, cpu1: cpu1}
+    # Feeds and fetches of a process are on its first CPU, so the client must be there.
+    assert stand_ins(plan(cpu1, cpu0, cpu1), gpus=0) == {cpu1: cpu0, cpu0: cpu1}
+
+
+def test_reports_survive_the_way_between_processes() -> None:
+    report = VerifyReport(
+        devices=(("/device:GPU:0", "/device:CPU:1"),),
+        outputs=(OutputParity("run", "y", "float32", (2, 3), False, float("inf"), 1e-4),),
+        proofs=(RunProof("run", 5, 4, 3, 2, 1, 1, 0, 0, 6, 0),),
+        notes=("a note",),
+        findings=(Finding("transfer", "one", ("a", "b")), Finding("value", "two", ("y",))),
+    )
+    assert report_from_json(report_to_json(report)) == report
+
+
+def test_the_gravest_finding_comes_first() -> None:
+    findings = (Finding("transfer", "a transfer", ("a",)), Finding("value", "a value", ("y",)))
+    with pytest.raises(MoiraiError, match=r"says:\n  a value\n  a transfer") as caught:
+        check_report(VerifyReport((), (), (), (), findings))
+    assert "must not change what a model computes" in caught.value.why
+    check_report(VerifyReport((), (), (), (), ()))
