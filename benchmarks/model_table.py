@@ -39,8 +39,8 @@ def row(name: str, model: Path, output: Path, devices: int) -> str:
     exact = report.proofs[0]
     equal = sum(parity.bit_equal for parity in report.outputs)
     return (
-        f"| {name} | {devices} | {len(need(item.graph))} | {len(need(item.coarse))} | {exact.planned} "
-        f"| {exact.transfers + exact.kept} | {exact.planned_weights} "
+        f"| {name} | {devices} | {len(need(item.graph))} | {len(need(item.coarse))} "
+        f"| {exact.planned} | {exact.transfers + exact.kept} | {exact.planned_weights} "
         f"| {equal} of {len(report.outputs)} | proved |"
     )
 

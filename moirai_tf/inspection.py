@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from moirai_tf.fusion.coarsen import FuseOptions, coarsen, near_misses
 from moirai_tf.fusion.coarse import CoarseGraph
+from moirai_tf.fusion.coarsen import FuseOptions, coarsen, near_misses
 from moirai_tf.graph.graph import Graph
 from moirai_tf.graph.kernels import DEVICE_TYPES, why_not
 

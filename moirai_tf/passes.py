@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 from moirai_tf.cost import ProfileOptions, build_problem, profile
 from moirai_tf.errors import MoiraiError
-from moirai_tf.fusion.coarsen import FuseOptions, coarsen
 from moirai_tf.fusion.coarse import CoarseGraph
+from moirai_tf.fusion.coarsen import FuseOptions, coarsen
 from moirai_tf.graph.importer import ImportOptions, import_graph
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.output import check_apart, check_output, publish

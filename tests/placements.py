@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moirai_tf.graph.graph import CLIENT_OPS, Graph
 from moirai_tf.graph.prune import prune
-from moirai_tf.model.output import publish
+from moirai_tf.model.output import discard, publish
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.rewrite.directory import stage_placed, unplaced
 from moirai_tf.rewrite.make_plan import transfers_of
@@ -63,5 +63,8 @@ def place(
         full = {o.name: placement.get(o.name, CPUS[0]) for o in graph.operators}
         assert placement.keys() <= full.keys()
     staged, plan = stage_placed(model, graph, plan_of(graph, full), output, overwrite=overwrite)
-    publish(staged)
+    try:
+        publish(staged)
+    finally:
+        discard(staged)
     return plan

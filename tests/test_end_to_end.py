@@ -32,7 +32,9 @@ def check(item: MoiraiItem) -> None:
     assert report is not None
     assert plan is not None
     assert report.ok, str(report)
-    assert all(parity.bit_equal for parity in report.outputs), str(report)
+    as_written = [parity for parity in report.outputs if "Grappler off" in parity.run]
+    assert as_written
+    assert all(parity.bit_equal for parity in as_written), str(report)
     assert len(set(plan.placement.values())) > 1
 
 

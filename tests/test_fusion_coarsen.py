@@ -142,15 +142,23 @@ def test_identity_with_several_read_outputs_is_no_alias() -> None:
     assert [t.source.port for t in coarse.tensors].count(1) == 1
 
 
-def test_repeated_computation_joins_the_first() -> None:
+def test_repeated_computation_may_run_apart() -> None:
+    b = GraphBuilder()
+    pooled = _pool(b, "pool", b.feed("x"))
+    b.fetch("y", _pool(b, "last", b.op("Relu", "left", pooled), b.op("Relu", "right", pooled)))
+    groups = _groups(_coarsened(b))
+    assert {"left"} in groups
+    assert {"right"} in groups
+
+
+def test_operators_with_other_attributes_are_no_repetition() -> None:
     b = GraphBuilder()
     product = b.op("MatMul", "product", b.feed("x"), b.weight("w", 8, 8))
-    left, right = b.op("Relu", "left", product), b.op("Relu", "right", product)
-    other = b.op("Relu", "other", product, attrs={"of": "another kind"})
-    b.fetch("y", _pool(b, "last", left, right, other))
-    groups = _groups(_coarsened(b))
-    assert {"left", "right"} in groups
-    assert {"other"} in groups
+    left = b.op("Relu", "left", product, attrs={"of": "one kind"})
+    right = b.op("Relu", "right", product, attrs={"of": "another kind"})
+    b.fetch("y", _pool(b, "last", left, right))
+    (miss,) = near_misses(b.build(), FuseOptions(rules=("eigen",)))
+    assert miss.reason == "product feeds two consumers: left, right"
 
 
 def test_fusion_sees_through_repeated_computation() -> None:

@@ -1,4 +1,4 @@
-"""Which device types can run an operator, asked of TensorFlow's own kernel registry, and why not."""
+"""Which device types can run an operator, by TensorFlow's own kernel registry, and why not."""
 
 from __future__ import annotations
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moirai_tf.placement import Problem, SolveOptions, bounds, relaxation, solve
+from moirai_tf.placement import Bound, Problem, SolveOptions, bounds, relaxation, solve
 from moirai_tf.placement.linear import ModelBuilder, dual_bound
 from moirai_tf.placement.milp.outcome import Limits
 from moirai_tf.placement.milp.reach import reachable
+from moirai_tf.placement.problem import IntArray
 from tests.placement_brute_force import optimum
-from tests.placement_cases import layered, problem_of, problems
+from tests.placement_cases import MODES, layered, problem_of, problems
 
 LIMITS = Limits(10.0)
 
@@ -73,6 +76,49 @@ def test_linear_relaxation_sees_memory() -> None:
     assert relaxation.linear(free, 48, LIMITS).value_ns == 12
 
 
+# s and u, three times 6, then twice 4, on two devices: 4 + 12 + 4 = 20 at best.
+HOURGLASS = problem_of(
+    {"s": (1, 1), "u": (4, 4), **dict.fromkeys("xyz", (6, 6)), **dict.fromkeys("vw", (4, 4))},
+    [("s", "x y z", 0), ("u", "x y z", 0), *((name, "v w", 0) for name in "xyz")],
+)
+
+
+def test_interval_between_heads_and_tails_holds_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work 31 / 2 gives 16, the path 14; 18 of work between 4 and 4 before the end: 8 + 9 = 17."""
+    assert bounds.cuts(HOURGLASS) == []
+    assert relaxation.linear(HOURGLASS, 40, LIMITS).value_ns == 17
+    monkeypatch.setattr(relaxation, "intervals", lambda *_: iter(()))
+    assert relaxation.linear(HOURGLASS, 40, LIMITS).value_ns == 16
+
+
+def test_energy_of_an_interval_by_hand() -> None:
+    """Of x, which runs from 4 on and ends 4 before the end, or sooner: 6 in the interval (4, 4).
+
+    From 4 on u has nothing left to do if it started at 0; v may be done before 4 to the end.
+    """
+    heads, tails = bounds.heads_ns(HOURGLASS), bounds.tails_ns(HOURGLASS)
+    found = {
+        (head, tail): energy[:, 0].tolist()
+        for head, tail, energy in relaxation.intervals(HOURGLASS, [*range(7)], heads, tails)
+    }
+    assert found[4, 4] == [0, 0, 6, 6, 6, 0, 0]
+    assert found[0, 4] == [1, 4, 6, 6, 6, 0, 0]
+
+
+def test_broken_interval_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 4 on there are 18 + 8 of work; twice that claims 4 + 26 = 30, brute force knows 20."""
+    honest = relaxation.intervals
+
+    def doubled(*arguments: Any) -> Iterator[tuple[int, int, IntArray]]:
+        for head, tail, energy in honest(*arguments):
+            yield head, tail, 2 * energy
+
+    assert optimum(HOURGLASS) == 20
+    assert _unsound(HOURGLASS, 20) == []
+    monkeypatch.setattr(relaxation, "intervals", doubled)
+    assert [bound.value_ns for bound in _unsound(HOURGLASS, 20)] == [30]
+
+
 def test_quantum_rounds_a_bound_up() -> None:
     problem = problem_of({"a": (10, 15)}, [])
     assert [bounds.round_up(problem, value) for value in (10, 10.1, 11, 15.0)] == [10, 15, 15, 15]
@@ -84,13 +130,26 @@ def test_no_bound_is_above_the_optimum(problem: Problem) -> None:
     best = optimum(problem)
     if best is None:
         return
+    assert _unsound(problem, best) == []
+
+
+@pytest.mark.parametrize(("transfers", "congestion"), MODES)
+def test_no_bound_is_above_the_optimum_of_the_exact_model(transfers: str, congestion: str) -> None:
+    problem = replace(layered(11, devices=2, slack=1.4), transfers=transfers, congestion=congestion)
+    result = solve(problem, SolveOptions(solver="milp-highs", mip_gap=0.0))
+    assert result.status == "optimal"
+    assert result.makespan_ns is not None
+    assert _unsound(problem, result.makespan_ns) == []
+
+
+def _unsound(problem: Problem, best_ns: int) -> list[Bound]:
+    """Bounds above the optimum."""
     found = (
         bounds.critical_path(problem),
         bounds.blockwise(problem),
-        relaxation.linear(problem, 2 * best + 10, LIMITS),
+        relaxation.linear(problem, 2 * best_ns + 10, LIMITS),
     )
-    for bound in found:
-        assert bounds.round_up(problem, bound.value_ns) <= best, bound
+    return [bound for bound in found if bounds.round_up(problem, bound.value_ns) > best_ns]
 
 
 @settings(max_examples=60, deadline=None)

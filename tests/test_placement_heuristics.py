@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 
-from moirai_tf.placement import Problem, Schedule, SolveOptions, check, solve
+from moirai_tf.placement import Device, Problem, Schedule, SolveOptions, check, solve
 from moirai_tf.placement.deadline import Deadline, OutOfTimeError
-from moirai_tf.placement.heuristics import etf, heft, m_topo, single, single_device_ns
+from moirai_tf.placement.heuristics import etf, heft, m_topo, single, single_devices
 from moirai_tf.placement.heuristics.heft import upward_ranks
 from moirai_tf.placement.memory import InfeasibleError, Packing, Reservation, pack, shortage
 from moirai_tf.placement.milp.outcome import Limits
@@ -73,11 +74,44 @@ def test_single_is_the_best_device_that_can_hold_and_run_all() -> None:
         memory={"a": 2, "b": 1},
         capacity=(2, None, None),
     )
-    assert single_device_ns(problem) == {1: 9}
-    schedule = single(problem)
-    assert schedule is not None
-    assert (schedule.assignment, schedule.makespan_ns) == ((1, 1), 9)
+    assert [option.device for option in single_devices(problem)] == [1]
+    best = single(problem)
+    assert best is not None
+    assert (best.schedule.assignment, best.schedule.makespan_ns) == ((1, 1), 9)
     assert single(problem_of({"a": (1, None), "b": (None, 1)}, [])) is None
+
+
+def test_pinned_feeds_do_not_rule_a_single_device_out() -> None:
+    """feed and fetch are on the client, d0. On d1: 2 for the feed, 3 of work, 4 for the fetch: 9.
+
+    On d0 the work takes 20. Without a way the same device would take 3.
+    """
+    problem = problem_of(
+        {"feed": (0, None), "work": (20, 3), "fetch": (0, None)},
+        [("feed", "work", 2), ("work", "fetch", 4)],
+    )
+    times = {option.device: option.schedule.makespan_ns for option in single_devices(problem)}
+    assert times == {0: 20, 1: 9}
+    result = solve(problem, SolveOptions(solver="single"))
+    assert (result.single_device, result.single_device_ns, result.makespan_ns) == ("d1", 9, 9)
+
+
+def test_pinned_feed_needs_room_where_it_stays() -> None:
+    """The feed's 3 bytes are on d0, which holds 2: nothing fits. With 3 bytes d1 is an option."""
+    problem = problem_of(
+        {"feed": (0, None), "work": (9, 3)}, [], memory={"feed": 3}, capacity=(2, None)
+    )
+    assert single_devices(problem) == []
+    roomy = replace(problem, devices=(Device("d0", 3), Device("d1")))
+    assert [option.device for option in single_devices(roomy)] == [0, 1]
+
+
+def test_work_that_cannot_run_rules_a_single_device_out() -> None:
+    """a takes no time on d1 but 5 on d0, where it must be if d2 is to do the rest; d1 will do."""
+    idle = problem_of({"a": (5, 0, None), "b": (None, None, 2)}, [])
+    assert [option.device for option in single_devices(idle)] == [2]
+    busy = problem_of({"a": (5, 1, None), "b": (None, None, 2)}, [])
+    assert single_devices(busy) == []
 
 
 @pytest.mark.parametrize("heuristic", HEURISTICS)

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moirai_tf.placement import Problem, Schedule, check, ready_queue, simulate
 from moirai_tf.placement.partial import PartialSchedule
-from moirai_tf.placement.simulate import replay
-from moirai_tf.placement.timeline import Timeline
+from moirai_tf.placement.simulate import remaining_path_order, replay
 from tests.placement_brute_force import assignments
-from tests.placement_cases import problem_of, problems
+from tests.placement_cases import MODES, layered, problem_of, problems
+from tests.placement_list_schedule import list_schedule
 
 # a on d0 sends one tensor to b and c; 4 ns to any other device
 FORK = problem_of({"a": (1, 1, 1), "b": (2, 2, 2), "c": (2, 2, 2)}, [("a", "b c", 4)])
-
-
-def test_timeline_fills_gaps_and_joins_neighbours() -> None:
-    busy = Timeline()
-    busy.occupy(2, 4)
-    busy.occupy(6, 9)
-    assert [busy.fit(0, d) for d in (1, 2, 3)] == [0, 0, 9]
-    assert [busy.fit(3, d) for d in (1, 2, 3)] == [4, 4, 9]
-    busy.occupy(4, 6)
-    assert [busy.fit(0, 2), busy.fit(2, 1), busy.fit(12, 1)] == [0, 9, 12]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +87,23 @@ def test_trial_changes_nothing_and_guards_its_use() -> None:
         PartialSchedule(banned).trial(0, 1)
 
 
+@settings(max_examples=150, deadline=None)
+@given(problems(most_operators=7), st.randoms(use_true_random=False))
+def test_compiled_evaluator_equals_the_plain_one(problem: Problem, generator: Random) -> None:
+    for assignment in assignments(problem)[:4]:
+        order = _random_order(problem, generator)
+        assert simulate(problem, assignment, order) == list_schedule(problem, assignment, order)
+
+
+@pytest.mark.parametrize(("transfers", "congestion"), MODES)
+def test_compiled_evaluator_equals_the_plain_one_at_size(transfers: str, congestion: str) -> None:
+    problem = replace(layered(300), transfers=transfers, congestion=congestion)
+    generator = Random(1)
+    assignment = [generator.randrange(4) for _ in problem.operators]
+    for order in (remaining_path_order(problem, assignment), _random_order(problem, generator)):
+        assert simulate(problem, assignment, order) == list_schedule(problem, assignment, order)
+
+
 @settings(max_examples=80, deadline=None)
 @given(problems(most_operators=6))
 def test_every_simulation_is_feasible_and_replay_never_delays(problem: Problem) -> None:
@@ -115,6 +124,21 @@ def test_inexact_starts_still_give_exact_times(problem: Problem) -> None:
         noisy = _replayed(problem, planned, noise=1e-7)
         assert check(problem, noisy) == []
         assert noisy.makespan_ns <= planned.makespan_ns
+
+
+def _random_order(problem: Problem, generator: Random) -> list[int]:
+    """Operators in random order, producers first."""
+    waiting = [len(tensors) for tensors in problem.incoming]
+    ready = [operator for operator, count in enumerate(waiting) if count == 0]
+    order = []
+    while ready:
+        order.append(ready.pop(generator.randrange(len(ready))))
+        for tensor in problem.outgoing[order[-1]]:
+            for consumer in problem.tensors[tensor].consumers:
+                waiting[consumer] -= 1
+                if waiting[consumer] == 0:
+                    ready.append(consumer)
+    return order
 
 
 def _replayed(problem: Problem, schedule: Schedule, noise: float = 0.0) -> Schedule:

@@ -114,13 +114,20 @@ def test_a_model_in_two_halves(halves: Pair) -> None:
     assert "ok: 1 output, 4 of 4 comparisons equal to the bit" in str(report)
 
 
-@pytest.mark.parametrize("name", ["tied_embeddings", "tf1"])
-def test_scattered_models_of_the_zoo(name: str, zoo_dir: ZooDir, tmp_path: Path) -> None:
-    place(zoo_dir(name), tmp_path / "placed", seed=3)
-    report = inspect_placed(zoo_dir(name), tmp_path / "placed", VerifyOptions(grappler="off"))
-    assert report.ok, str(report)
-    assert all(proof.operators > 0 for proof in report.proofs)
-    assert any("TF1 SavedModel" in note for note in report.notes) is (name == "tf1")
+def test_small_constants_are_copied_to_their_readers(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    place(zoo_dir("tied_embeddings"), tmp_path / "placed", seed=3)
+    report = verify(zoo_dir("tied_embeddings"), tmp_path / "placed", SESSION_OFF)
+    (proof,) = report.proofs
+    assert proof.replicated > 0
+    assert proof.transfers + proof.replicated == proof.planned
+    assert "saved by copies of constants" in str(report)
+
+
+def test_the_tf2_loader_proves_nothing_of_a_tf1_model(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    place(zoo_dir("tf1"), tmp_path / "placed", seed=3)
+    with pytest.raises(MoiraiError, match="no run could prove where operators run") as caught:
+        verify(zoo_dir("tf1"), tmp_path / "placed", TF2_OFF)
+    assert "all variables of a TF1 SavedModel on its default device" in caught.value.rule
 
 
 def test_a_plan_that_is_wrong(halves: Pair, tmp_path: Path) -> None:
@@ -189,7 +196,7 @@ def test_weights_that_differ(halves: Pair, tmp_path: Path) -> None:
 
 
 def test_grappler_fuses_across_devices(tmp_path: Path) -> None:
-    """A cut between MatMul and BiasAdd: as written, the plan holds; as Grappler runs it, it fails."""
+    """A cut between MatMul and BiasAdd: the plan holds as written, not as Grappler runs it."""
     rng = np.random.default_rng(0)
     weights, bias = (tf.Variable(rng.normal(size=s).astype(np.float32)) for s in ((64, 64), 64))
 

@@ -9,7 +9,7 @@ from tensorflow.core.framework import node_def_pb2
 from moirai_tf.graph import shapes
 from moirai_tf.graph.flatten import Flattener
 from moirai_tf.graph.graph import Graph, Operator, TensorRef
-from moirai_tf.graph.kernels import device_types
+from moirai_tf.graph.importer import operator_of
 
 LOOPS = frozenset({"While", "StatelessWhile"})
 BRANCHES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
@@ -51,16 +51,7 @@ def body_of(graph: Graph, operator: Operator, function: str) -> Body:
     }
     specs = shapes.infer(flattener.nodes, fixed, graph.library)
     operators = tuple(
-        Operator(
-            name=flat.name,
-            op=flat.node.op,
-            node=flat.node,
-            scope=flat.scope,
-            inputs=tuple(flat.inputs),
-            controls=tuple(flat.controls),
-            outputs=spec,
-            device_types=device_types(flat.node, flattener.functions),
-        )
+        operator_of(flat, spec, flattener.functions)
         for flat, spec in zip(flattener.nodes, specs, strict=True)
     )
     inner = Graph(function, operators, {}, {}, library=graph.library)

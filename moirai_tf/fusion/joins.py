@@ -1,7 +1,7 @@
 """Operators that join a neighbour without any backend's rule.
 
 Constants, variable reads and arithmetic on shapes join the operator they feed; identities, views
-and repeated computations join what they look at or repeat; element-wise operators form the
+and repetitions of a fusion's end join what they look at or repeat; element-wise operators form the
 expressions that Eigen evaluates. Weights stay with their readers: they must never travel at every
 inference.
 """
@@ -33,10 +33,14 @@ class Joins:
     """Operators that a rule has fused: no expression takes them in."""
 
     def forwarders(self) -> None:
-        """Operators that forward join what they forward, shapes what they look at."""
+        """Identities join what they pass on, repetitions a fusion that they repeat the end of.
+
+        Other repetitions stay apart: they cost little, and each may run where it is needed.
+        """
         for i, operator in enumerate(self.analysis.graph.operators):
             passed_on = self.analysis.forwards[i]
-            if passed_on is not None:
+            is_identity = operator.op in ops.IDENTITIES
+            if passed_on is not None and (is_identity or passed_on.producer in self.fused):
                 self._join_source(i, passed_on.producer)
             elif operator.op in ops.SHAPE_SOURCES and len(operator.inputs) == 1:
                 self._join_source(i, operator.inputs[0].producer)

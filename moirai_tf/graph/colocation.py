@@ -93,7 +93,8 @@ def _control_flow(operators: Sequence[Operator]) -> Iterator[tuple[int, int, str
                 continue
             yield ref.producer, i, f"inputs of {operator.op} {operator.name}"
             if position in operator.loose_inputs and client is not None:
-                yield client, i, f"{operator.op} {operator.name} reads a call's result directly"
+                what = f"{operator.op} {operator.name}"
+                yield client, i, f"{what} reads a call's result or a feed directly"
 
 
 def _outer_frames(operator: Operator, frames: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -16,11 +16,12 @@ from tensorflow.core.framework import node_def_pb2
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import MERGE_OPS, Scope, TensorRef
 from moirai_tf.model.op_types import Outputs, attr_of, definition, outputs_of
-from moirai_tf.model.validate import BACK_EDGE_SOURCES, input_node
+from moirai_tf.model.validate import BACK_EDGE_SOURCES, function_attrs, input_node
 
 CALL_OPS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _NOT_INLINED = ("_noinline", "_XlaMustCompile")
 _MOST_NESTED = 200
+_MOST_OPERATORS = 10_000_000
 _ONE_OUTPUT = Outputs((0,), {})
 
 
@@ -71,6 +72,7 @@ class Flattener:
         self.functions: dict[str, Any] = {f.signature.name: f for f in library.function}
         self.nodes: list[FlatNode] = []
         self._names: set[str] = set()
+        self._sizes: dict[str, int] = {}
 
     def flatten(
         self, nodes: Sequence[Any], feeds: frozenset[str], fetches: Sequence[str]
@@ -81,11 +83,14 @@ class Flattener:
           The flat tensor of each fetch.
 
         Raises:
-          MoiraiError: a fetch has no value, a fed node has several, or a function calls itself.
+          MoiraiError: a fetch has no value, a fed node has several, a function calls itself, or
+            calls of calls grow beyond any bound.
         """
         body = _Body(Scope("", ""), ())
         roots = list(dict.fromkeys(input_node(text) for text in fetches))
-        self._emit_body(body, _ordered(nodes, feeds, roots), feeds)
+        ordered = _ordered(nodes, feeds, roots)
+        self._check_size(ordered)
+        self._emit_body(body, ordered, feeds)
         for text in fetches:
             if not body.data[input_node(text)].refs:
                 raise MoiraiError(
@@ -105,6 +110,32 @@ class Flattener:
             else:
                 self._emit_node(body, node, cut=node.name in feeds)
 
+    def _check_size(self, nodes: Iterable[Any]) -> None:
+        size = sum(self._size(node, ()) for node in nodes)
+        if size > _MOST_OPERATORS:
+            raise MoiraiError(
+                f"the signature has {size} operators once its calls are inlined",
+                why=f"TensorFlow would inline them as well; more than {_MOST_OPERATORS} cannot run",
+                fix="export the model with loops in the place of functions that call functions",
+            )
+
+    def _size(self, node: Any, inside: tuple[str, ...]) -> int:
+        """How many operators a node and its functions have; shape inference visits all of them."""
+        named = (node.op, *(function.name for _, _, function in function_attrs(node)))
+        return 1 + sum(self._size_of(name, inside) for name in named if name in self.functions)
+
+    def _size_of(self, function: str, inside: tuple[str, ...]) -> int:
+        if function in inside or len(inside) > _MOST_NESTED:
+            raise MoiraiError(
+                f"function {function!r} calls itself, or calls are nested {len(inside)} deep",
+                why="a recursive function has no finite operator graph",
+                fix="export the model without recursive tf.functions",
+            )
+        if function not in self._sizes:
+            nodes, inner = self.functions[function].node_def, (*inside, function)
+            self._sizes[function] = sum(self._size(node, inner) for node in nodes)
+        return self._sizes[function]
+
     def _inlined(self, node: Any) -> Any | None:
         """The function that the runtime inlines at this node onto several devices, if it does."""
         called = attr_of(node, "f").func.name if node.op in CALL_OPS else ""
@@ -119,12 +150,6 @@ class Flattener:
         scope = Scope(
             function.signature.name, f"{body.scope.prefix}{node.name}/", body.scope, node.name
         )
-        if len(scope.functions) > _MOST_NESTED:
-            raise MoiraiError(
-                f"function {function.signature.name!r} calls itself",
-                why="a recursive function has no finite operator graph",
-                fix="export the model without recursive tf.functions",
-            )
         inputs, controls = self._wire(body, node, cut=False)
         names = [a.name for a in function.signature.input_arg]
         inner = _Body(scope, tuple(controls), arguments=frozenset(names))

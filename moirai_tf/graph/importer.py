@@ -59,7 +59,7 @@ def import_graph(model: SavedModel, options: ImportOptions | None = None) -> Gra
     graph_def = meta_graph.graph_def
     specs = shapes.infer(nodes, fixed, graph_def.library, graph_def.versions.producer)
     functions = flattener.functions
-    operators = [_operator(node, spec, functions) for node, spec in zip(nodes, specs, strict=True)]
+    operators = [operator_of(n, spec, functions) for n, spec in zip(nodes, specs, strict=True)]
     outputs: dict[str, int] = {}
     for name, ref in zip(fetched, results[len(fed) :], strict=True):
         outputs[name] = len(operators)
@@ -97,9 +97,10 @@ def _tensors(infos: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _operator(
+def operator_of(
     flat: FlatNode, outputs: tuple[TensorSpec, ...], functions: Mapping[str, Any]
 ) -> Operator:
+    """A flat node whose outputs are known, with its devices and its memory."""
     weight = weight_bytes(flat.node, outputs)
     return Operator(
         name=flat.name,

@@ -38,8 +38,8 @@ def _why_not(
     if node.op in _CLIENT_SIDE:
         return None
     if node.op not in library:
-        given = {name: value.type for name, value in node.attr.items() if value.type}
-        types = tuple(sorted({**_default_types(node.op), **given}.items()))
+        defaults = _type_attributes(node.op)
+        types = tuple((name, attr_of(node, name).type or default) for name, default in defaults)
         label = attr_of(node, "_kernel").s.decode(errors="replace")
         reason = _registry(node.op, device_type, types, label)
         if reason is not None:
@@ -75,12 +75,11 @@ def _registry(
 
 
 @cache
-def _default_types(op: str) -> Mapping[str, int]:
-    """Type attributes that exporters leave out because they have their default."""
+def _type_attributes(op: str) -> tuple[tuple[str, int], ...]:
+    """Attributes that hold a type, with the default that exporters leave out."""
     op_def = op_def_registry.get(op)
-    if op_def is None:
-        return {}
-    return {a.name: a.default_value.type for a in op_def.attr if a.default_value.type}
+    attributes = () if op_def is None else op_def.attr
+    return tuple((a.name, a.default_value.type) for a in attributes if a.type == "type")
 
 
 @cache

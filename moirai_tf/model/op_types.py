@@ -61,6 +61,14 @@ def attr_of(node: Any, name: str) -> Any:
     return node.attr.get(name, _NO_VALUE)
 
 
+@cache
+def function_attributes(op: str) -> tuple[str, ...]:
+    """The attributes of an op that name functions, sorted."""
+    op_def = _registered(op)
+    attributes = () if op_def is None else op_def.attr
+    return tuple(sorted(a.name for a in attributes if a.type in ("func", "list(func)")))
+
+
 def input_types(node: Any, op_def: Any) -> list[int]:
     """The `DataType` of every data input."""
     return [t for arg in op_def.input_arg for t in argument_types(node, arg, op_def)]

@@ -56,22 +56,32 @@ def publish(staged: Staged) -> Path:
     """Renames a staged directory into its place; an old one is gone only when it stands there.
 
     Raises:
-      MoiraiError: the output has appeared meanwhile.
+      MoiraiError: the output has appeared meanwhile, or the file system refuses.
     """
-    output = staged.output
-    check_output(output, overwrite=staged.overwrite)
+    check_output(staged.output, overwrite=staged.overwrite)
+    try:
+        _put_in_place(staged.directory, staged.output)
+    except OSError as error:
+        raise MoiraiError(
+            f"{staged.output} cannot be put in its place: {error}",
+            why="the complete model stands beside its place until then",
+            fix="choose an output directory in a place that you can write",
+        ) from error
+    return staged.output
+
+
+def _put_in_place(directory: Path, output: Path) -> None:
     if not output.exists():
-        staged.directory.rename(output)
-        return output
+        directory.rename(output)
+        return
     old = output.with_name(f".{output.name}.old-{uuid.uuid4().hex}")
     output.rename(old)
     try:
-        staged.directory.rename(output)
+        directory.rename(output)
     except OSError:
         old.rename(output)
         raise
     shutil.rmtree(old)
-    return output
 
 
 def discard(staged: Staged) -> None:

@@ -14,6 +14,7 @@ from moirai_tf.model.op_types import (
     attr_faults,
     attr_of,
     definition,
+    function_attributes,
     input_types,
     outputs_of,
     type_name,
@@ -50,13 +51,12 @@ def violations(meta_graph: Any, most: int = 20) -> list[str]:
 
 def function_attrs(node: Any) -> Iterator[tuple[str, int, Any]]:
     """Every function that a node's attributes name: (attribute, index in a list or -1, value)."""
-    for name in sorted(node.attr):
-        value = node.attr[name]
+    for name in function_attributes(node.op):
+        value = attr_of(node, name)
         if value.HasField("func"):
             yield name, -1, value.func
-        elif value.HasField("list"):
-            for i, function in enumerate(value.list.func):
-                yield name, i, function
+        for i, function in enumerate(value.list.func):
+            yield name, i, function
 
 
 def _all(meta_graph: Any) -> Iterator[str]:

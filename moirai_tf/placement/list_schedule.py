@@ -35,9 +35,9 @@ class State(NamedTuple):
     intervals: IntArray
     """Number of busy intervals of each resource."""
     missing: IntArray
-    """(3, n): edge, start and finish of the transfers of the last trial, and in `count` how
+    """(3, n): edge, start and finish of the transfers of the last trial, and in `counts` how
     many."""
-    count: IntArray
+    counts: IntArray
 
 
 def new_state(arrays: Arrays) -> State:
@@ -56,7 +56,7 @@ def new_state(arrays: Arrays) -> State:
         end_ns=np.empty(shape, dtype=np.int64),
         intervals=np.zeros(arrays.resources, dtype=np.int64),
         missing=np.zeros((3, fan_in), dtype=np.int64),
-        count=np.zeros(1, dtype=np.int64),
+        counts=np.zeros(1, dtype=np.int64),
     )
 
 
@@ -74,10 +74,10 @@ def play(arrays: Arrays, state: State, order: IntArray, assignment: IntArray) ->
 def place(arrays: Arrays, state: State, operator: int, device: int) -> int:
     """Places an operator whose producers are placed; its finish."""
     start_ns = trial(arrays, state, operator, device)
-    finish_ns = start_ns + arrays.compute_ns[operator, device]
+    finish_ns: int = start_ns + arrays.compute_ns[operator, device]
     for edge in range(arrays.incoming_at[operator], arrays.incoming_at[operator + 1]):
         state.fetch_ns[edge] = NEVER
-    for index in range(state.count[0]):
+    for index in range(state.counts[0]):
         edge, fetched_ns = state.missing[0, index], state.missing[1, index]
         arrived_ns = state.missing[2, index]
         tensor = arrays.incoming[edge]
@@ -104,7 +104,7 @@ def place(arrays: Arrays, state: State, operator: int, device: int) -> int:
 def trial(arrays: Arrays, state: State, operator: int, device: int) -> int:
     """The earliest start of an operator whose producers are placed; changes no schedule."""
     ready_ns = _inputs(arrays, state, operator, device)
-    for index in range(state.count[0]):
+    for index in range(state.counts[0]):
         edge, released_ns = state.missing[0, index], state.missing[1, index]
         tensor = arrays.incoming[edge]
         source = state.device[arrays.producer[tensor]]
@@ -142,7 +142,7 @@ def _inputs(arrays: Arrays, state: State, operator: int, device: int) -> int:
         state.missing[0, place_at] = edge
         state.missing[1, place_at] = finish_ns
         count += 1
-    state.count[0] = count
+    state.counts[0] = count
     return ready_ns
 
 
@@ -234,7 +234,8 @@ def occupy(state: State, resource: int, start_ns: int, finish_ns: int) -> None:
     if joins_left and joins_right:
         end_ns[resource, index - 1] = end_ns[resource, index]
         for later in range(index, count - 1):
-            begin_ns[resource, later], end_ns[resource, later] = begin_ns[resource, later + 1], end_ns[resource, later + 1]
+            begin_ns[resource, later] = begin_ns[resource, later + 1]
+            end_ns[resource, later] = end_ns[resource, later + 1]
         state.intervals[resource] = count - 1
     elif joins_left:
         end_ns[resource, index - 1] = finish_ns
@@ -242,6 +243,7 @@ def occupy(state: State, resource: int, start_ns: int, finish_ns: int) -> None:
         begin_ns[resource, index] = start_ns
     else:
         for later in range(count, index, -1):
-            begin_ns[resource, later], end_ns[resource, later] = begin_ns[resource, later - 1], end_ns[resource, later - 1]
+            begin_ns[resource, later] = begin_ns[resource, later - 1]
+            end_ns[resource, later] = end_ns[resource, later - 1]
         begin_ns[resource, index], end_ns[resource, index] = start_ns, finish_ns
         state.intervals[resource] = count + 1

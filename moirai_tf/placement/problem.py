@@ -15,7 +15,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from moirai_tf.placement.arrays import Arrays, IntArray, arrays_of
+from moirai_tf.placement.arrays import Arrays, arrays_of
+from moirai_tf.placement.arrays import IntArray as IntArray
 
 BoolArray = npt.NDArray[np.bool_]
 

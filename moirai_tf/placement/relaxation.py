@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
+
 from moirai_tf.placement.bounds import Bound, blocks, heads_ns, tails_ns
 from moirai_tf.placement.linear import LinearModel, ModelBuilder, dual_bound, time_unit_ns
 from moirai_tf.placement.milp import highs
 from moirai_tf.placement.milp.outcome import Limits
 from moirai_tf.placement.problem import IntArray, Problem
+
+_GRID = 6
+"""Intervals of each block are made of about so many heads and tails."""
 
 
 def linear(problem: Problem, horizon_ns: int, limits: Limits) -> Bound:
@@ -22,6 +29,45 @@ def linear(problem: Problem, horizon_ns: int, limits: Limits) -> Bound:
         raise KeyboardInterrupt
     value = 0 if outcome.row_duals is None else dual_bound(model, outcome.row_duals)
     return Bound(max(0, min(value, horizon_ns)), "linear relaxation")
+
+
+def intervals(
+    problem: Problem, inside: list[int], heads: IntArray, tails: IntArray
+) -> Iterator[tuple[int, int, IntArray]]:
+    """Intervals of a block with the least work that falls into each: (h, t, energy in ns).
+
+    Let L be the block's length, at least its longest path P. Operator i on device k starts at
+    S >= head and S + tail <= L, so of its time p at least
+    `min(p, head + p - h, tail - t, P - h - t)` is between h and L - t, whatever S and L are
+    (energetic reasoning: Baptiste, Le Pape and Nuijten 2001). The intervals are a grid of heads and
+    tails evenly spread over the operators.
+
+    Args:
+      problem: a valid problem.
+      inside: operators of the block.
+      heads: (operators, devices), counted from the block's start.
+      tails: (operators, devices), counted from the block's end, the operator included.
+    """
+    if len(inside) < 2:
+        return
+    head, tail = heads[inside], tails[inside]
+    able = problem.runnable[inside]
+    time = np.where(able, problem.compute_ns[inside], 0)
+    path = int((head + tail).min(axis=1).max())
+    for first in _grid(head.min(axis=1)):
+        for last in _grid((tail - time).min(axis=1)):
+            if first + last == 0 or first + last >= path:
+                continue
+            least = np.minimum(np.minimum(time, head + time - first), tail - last)
+            least = np.minimum(least, path - first - last)
+            yield first, last, np.where(able, np.maximum(least, 0), 0)
+
+
+def _grid(times: IntArray) -> list[int]:
+    """0 and some of the times, evenly spread over the sorted ones."""
+    ordered = np.sort(times)
+    steps = np.linspace(0, len(ordered) - 1, _GRID + 1).astype(int)
+    return sorted({0, *ordered[steps].tolist()})
 
 
 class _Relaxation:
@@ -85,6 +131,7 @@ class _Relaxation:
         - `S_i >= sum_k head_ik x_ik` and `L >= S_i + sum_k tail_ik x_ik`
         - `S_j >= S_i + sum_k compute_ik x_ik` for each tensor from i to j
         - `L >= sum_i compute_ik x_ik` for each device k, as all of them run within L
+        - `L - h - t >= sum_i inside_ik x_ik` for each device k and some intervals from h to L - t
         """
         problem, builder = self.problem, self.builder
         starts = {operator: self._time() for operator in inside}
@@ -102,6 +149,14 @@ class _Relaxation:
                 for i in able
             ]
             builder.at_least([(1, length), *load], 0)
+        for head, tail, energy in intervals(problem, inside, heads, tails):
+            for device in range(len(problem.devices)):
+                load = [
+                    (-int(energy[place, device]), self.shares[problem.unit_of[i]][device])
+                    for place, i in enumerate(inside)
+                    if energy[place, device]
+                ]
+                builder.at_least([(1, length), *load], head + tail)
 
     def _time(self) -> int:
         """A column for a time."""

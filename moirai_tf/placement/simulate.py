@@ -1,7 +1,8 @@
 """Schedules from an assignment: list scheduling, TensorFlow's own ready queue, fixed orders.
 
-`simulate` plans with insertion (`list_schedule`). The other two play events (operators and transfers) without
-insertion: whatever is released next takes its device, ports or link when they become free.
+`simulate` plans with insertion (see `list_schedule`). The other two play events, operators and
+transfers, without insertion: whatever is released next takes its device, ports or link when they
+become free.
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ def main(job_file: str) -> None:
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     options = VerifyOptions(**{**job["options"], "loaders": tuple(job["options"]["loaders"])})
     try:
-        report = examine(Path(job["original"]), Path(job["placed"]), options, Path(job["work"]))
+        report = examine(
+            Path(job["original"]), Path(job["placed"]), job["devices"], options, Path(job["work"])
+        )
         answer = {"report": report_to_json(report)}
     except MoiraiError as error:
         answer = {"error": {"rule": error.rule, "why": error.why, "fix": error.fix}}

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
 from moirai_tf.cost.inputs import generate_inputs, load_inputs
 from moirai_tf.errors import MoiraiError
+from moirai_tf.graph.graph import Graph
 from moirai_tf.graph.importer import ImportOptions, import_graph
 from moirai_tf.model.load import configure_logical_cpus, logical_cpus
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
@@ -23,27 +22,34 @@ from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
 from moirai_tf.verify.names import Names, session_names, tf2_names
 from moirai_tf.verify.options import SESSION, TF2, VerifyOptions
-from moirai_tf.verify.parity import Array, compare, difference
+from moirai_tf.verify.parity import Array, compare, difference, tolerance_of
 from moirai_tf.verify.partition import PartitionedGraph, local_device
 from moirai_tf.verify.placement_proof import Evidence, prove
 from moirai_tf.verify.report import MODEL, Finding, OutputParity, RunProof, VerifyReport
 from moirai_tf.verify.run import FAILURES, Run, run_session, run_tf2, tensors
-from moirai_tf.verify.stand_in import stand_in_original, stand_in_placed, stand_ins
+from moirai_tf.verify.stand_in import stand_in_original, stand_in_placed
 
 
-def examine(original: Path, placed: Path, options: VerifyOptions, work: Path) -> VerifyReport:
+def examine(
+    original: Path,
+    placed: Path,
+    devices: Mapping[str, str],
+    options: VerifyOptions,
+    work: Path,
+) -> VerifyReport:
     """Runs both models in every way that the options ask for, and compares with the plan.
 
     Args:
       original: the original SavedModel.
       placed: the placed SavedModel.
-      options: how to run them.
+      devices: device of the plan -> device of this machine (see `stand_ins`).
+      options: how to run the models.
       work: an empty directory for copies.
 
     Raises:
-      MoiraiError: the models cannot be run or compared here.
+      MoiraiError: the models cannot be run or compared here, or no run can prove a placement.
     """
-    subject = _subject(original, placed, options, work)
+    subject = _subject(original, placed, devices, options, work)
     configure_logical_cpus(logical_cpus(subject.devices.values()))
     found = _Found()
     for loader in options.loaders:
@@ -58,11 +64,11 @@ def examine(original: Path, placed: Path, options: VerifyOptions, work: Path) ->
                 found.notes.append(f"{loader}: the original itself cannot be run: {_reason(error)}")
                 break
             _examine_run(subject, loader, reference, found, grappler=grappler)
-    if not found.parities:
+    if not found.proofs and not found.findings:
         raise MoiraiError(
-            f"the original model was not run: {'; '.join(found.notes)}",
-            why="the placed model can only be compared with an original that runs",
-            fix="give inputs that suit the model (--inputs), or other loaders",
+            f"no run could prove where operators run: {'; '.join(dict.fromkeys(found.notes))}",
+            why="TensorFlow places operators elsewhere without an error",
+            fix="allow both loaders, and give inputs that suit the model (--inputs)",
         )
     return VerifyReport(
         tuple(subject.devices.items()), tuple(found.parities), tuple(found.proofs),
@@ -82,6 +88,8 @@ class _Subject:
     inputs: Mapping[str, Array]
     devices: Mapping[str, str]
     """Device of the plan -> device of this machine."""
+    tolerance: float
+    """Allowed error of outputs where kernels differ."""
 
     @property
     def tf1(self) -> bool:
@@ -128,24 +136,31 @@ class _Found:
     findings: list[Finding] = field(default_factory=list)
 
 
-def _subject(original: Path, placed: Path, options: VerifyOptions, work: Path) -> _Subject:
+def _subject(
+    original: Path,
+    placed: Path,
+    devices: Mapping[str, str],
+    options: VerifyOptions,
+    work: Path,
+) -> _Subject:
     plan = read_plan(placed)
     models = unplaced(read_saved_model(original)), read_saved_model(placed)
-    devices = stand_ins(plan, gpus=len(tf.config.list_physical_devices("GPU")))
+    graph = _graph(models[0], plan)
     return _Subject(
         plan=plan,
         meta_graph=models[1].meta_graph(plan.tags),
         original_dir=stand_in_original(models[0], plan.tags, work / "original"),
         placed_dir=stand_in_placed(models[1], plan, devices, work / "placed"),
-        inputs=_inputs(models[0], plan, options),
+        inputs=_inputs(graph, options),
         devices=devices,
+        tolerance=tolerance_of(spec.dtype for o in graph.operators for spec in o.outputs),
     )
 
 
-def _inputs(model: SavedModel, plan: Plan, options: VerifyOptions) -> Mapping[str, Array]:
-    """The user's inputs, or generated ones of the shapes that the plan was made for."""
+def _graph(model: SavedModel, plan: Plan) -> Graph:
+    """The flat graph, for the input shapes that the plan was made for."""
     recorded = plan.options.get("import", {})
-    graph = import_graph(
+    return import_graph(
         model,
         ImportOptions(
             signature=plan.signature,
@@ -154,6 +169,10 @@ def _inputs(model: SavedModel, plan: Plan, options: VerifyOptions) -> Mapping[st
             input_shapes=tuple(recorded.get("input_shapes", ())),
         ),
     )
+
+
+def _inputs(graph: Graph, options: VerifyOptions) -> Mapping[str, Array]:
+    """The user's inputs, or generated ones."""
     if options.inputs:
         return load_inputs(graph, options.inputs)
     return generate_inputs(graph, options.seed)
@@ -171,8 +190,8 @@ def _examine_run(
         text = f"{name}: the original runs, the placed model does not: {_reason(error)}"
         found.findings.append(Finding(MODEL, text))
         return
-    exact = subject.exact(grappler=grappler)
-    wrong = list(_compare(name, original, placed, found.parities, exact=exact))
+    tolerance = 0.0 if subject.exact(grappler=grappler) else subject.tolerance
+    wrong = list(_compare(name, original, placed, found.parities, tolerance))
     if wrong:
         _check_repeatable(subject, loader, original, grappler=grappler)
     found.findings.extend(wrong)
@@ -180,10 +199,10 @@ def _examine_run(
 
 
 def _compare(
-    run: str, original: Run, placed: Run, parities: list[OutputParity], *, exact: bool
+    run: str, original: Run, placed: Run, parities: list[OutputParity], tolerance: float
 ) -> Iterator[Finding]:
     for output, value in original.outputs.items():
-        parities.append(compare(run, output, value, placed.outputs[output], exact=exact))
+        parities.append(compare(run, output, value, placed.outputs[output], tolerance))
         finding = difference(parities[-1], placed.outputs[output])
         if finding is not None:
             yield finding
@@ -199,7 +218,7 @@ def _check_repeatable(subject: _Subject, loader: str, first: Run, *, grappler: b
     varying = [
         name
         for name, value in first.outputs.items()
-        if not compare("", name, value, second.outputs[name], exact=True).bit_equal
+        if not compare("", name, value, second.outputs[name]).bit_equal
     ]
     if varying:
         raise MoiraiError(
@@ -214,7 +233,7 @@ def _prove(
     subject: _Subject, loader: str, name: str, run: Run, found: _Found, *, grappler: bool
 ) -> None:
     names = subject.names(loader)
-    if names is None:
+    if names is None or not run.partitions:
         found.notes.append(f"{loader}: only values are compared, {_unproved(subject)}")
         return
     plan_names = {local_device(local): device for device, local in subject.devices.items()}
@@ -229,7 +248,7 @@ def _prove(
 def _unproved(subject: _Subject) -> str:
     if subject.tf1:
         return "it puts all variables of a TF1 SavedModel on its default device"
-    return "its outputs come from more than one function"
+    return "its outputs do not come from one function that TensorFlow divides"
 
 
 def _reason(error: BaseException) -> str:

@@ -109,13 +109,13 @@ def session_names(meta_graph: Any, plan: Plan) -> Names:
 
 
 def tf2_names(meta_graph: Any, plan: Plan) -> Names | None:
-    """Names as the TF2 loader gives them; None if no single function makes the outputs."""
+    """Names as the TF2 loader gives them; None if no single inlined function makes the outputs."""
     names = session_names(meta_graph, plan)
     signature = meta_graph.signature_def[plan.signature]
     roots = {node for info in signature.outputs.values() for node in _tensor_nodes(info)}
-    if len(roots) != 1 or names.op(next(iter(roots))) not in _CALLS:
+    root = roots.pop()
+    if roots or names.op(root) not in _CALLS or root in names.placement:
         return None
-    (root,) = roots
     inputs = (text for text in names.nodes[root].input if not text.startswith("^"))
     arguments = tuple(input_node(text) for text in inputs)
     return Names(names.placement, names.nodes, names.feeds, f"{root}/", arguments)

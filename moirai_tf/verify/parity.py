@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,26 @@ Array = npt.NDArray[Any]
 TOLERANCES = {
     "float64": 1e-10,
     "complex128": 1e-10,
-    "float32": 1e-4,
-    "complex64": 1e-4,
+    "float32": 1e-3,
+    "complex64": 1e-3,
     "float16": 1e-2,
     "bfloat16": 5e-2,
 }
 """Largest difference, relative to the largest magnitude in the tensor, where bits may differ.
 
-About a thousand roundings of float32, ten of the half types, which keep three and two digits. Every
+The rounding of some thousand operators in the wider types, and of some ten in the half types. Every
 other type (integers, booleans, strings) must be equal everywhere.
 """
 
 
-def compare(run: str, output: str, original: Array, placed: Array, *, exact: bool) -> OutputParity:
+def tolerance_of(dtypes: Iterable[str]) -> float:
+    """The tolerance for a model that computes in these types: that of the coarsest."""
+    return max((TOLERANCES.get(dtype, 0.0) for dtype in dtypes), default=0.0)
+
+
+def compare(
+    run: str, output: str, original: Array, placed: Array, tolerance: float = 0.0
+) -> OutputParity:
     """Compares one output.
 
     Args:
@@ -34,14 +42,14 @@ def compare(run: str, output: str, original: Array, placed: Array, *, exact: boo
       output: its name in the signature.
       original: its value in the original model.
       placed: its value in the placed model.
-      exact: whether the bits must be equal.
+      tolerance: allowed error of floating-point values; 0 demands equal bits.
     """
     dtype = str(original.dtype)
     same_kind = original.dtype == placed.dtype and original.shape == placed.shape
     bit_equal = same_kind and _bits(original) == _bits(placed)
     error = 0.0 if bit_equal else _error(original, placed) if same_kind else float("inf")
-    tolerance = 0.0 if exact else TOLERANCES.get(dtype, 0.0)
-    return OutputParity(run, output, dtype, original.shape, bit_equal, error, tolerance)
+    allowed = tolerance if dtype in TOLERANCES else 0.0
+    return OutputParity(run, output, dtype, original.shape, bit_equal, error, allowed)
 
 
 def difference(parity: OutputParity, placed: Array) -> Finding | None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+
+import tensorflow as tf
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.saved_model import read_saved_model
@@ -19,6 +20,7 @@ from moirai_tf.rewrite.diff import misplaced, unplanned_changes
 from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan_file import read_plan
 from moirai_tf.verify.options import VerifyOptions, check_verify_options
+from moirai_tf.verify.partition import local_device
 from moirai_tf.verify.report import (
     MODEL,
     PLACEMENT,
@@ -27,6 +29,7 @@ from moirai_tf.verify.report import (
     check_report,
     report_from_json,
 )
+from moirai_tf.verify.stand_in import stand_ins
 
 
 def verify(
@@ -65,8 +68,11 @@ def inspect_placed(
     options = options or VerifyOptions()
     check_verify_options(options)
     static = _static_findings(Path(original), Path(placed))
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    devices = stand_ins(read_plan(placed), gpus=gpus)
     with tempfile.TemporaryDirectory(prefix="moirai_verify_") as work:
-        report = _in_child(Path(original).resolve(), Path(placed).resolve(), options, Path(work))
+        job = _job(Path(original), Path(placed), devices, options, Path(work))
+        report = _in_child(job, options.verify_timeout_s)
     return replace(report, findings=(*static, *report.findings))
 
 
@@ -79,36 +85,39 @@ def _static_findings(original: Path, placed: Path) -> list[Finding]:
     return changes + [Finding(PLACEMENT, text) for text in misplaced(after, plan)]
 
 
-def _in_child(original: Path, placed: Path, options: VerifyOptions, work: Path) -> VerifyReport:
-    answer = work / "answer.json"
-    fields = {f.name: getattr(options, f.name) for f in dataclasses.fields(VerifyOptions)}
+def _job(
+    original: Path, placed: Path, devices: Mapping[str, str], options: VerifyOptions, work: Path
+) -> dict[str, Any]:
+    """What the child needs to know."""
+    values = {field.name: getattr(options, field.name) for field in fields(VerifyOptions)}
     if options.inputs:
-        fields["inputs"] = str(Path(options.inputs).resolve())
-    job = {
-        "original": str(original),
-        "placed": str(placed),
-        "options": fields,
+        values["inputs"] = str(Path(options.inputs).resolve())
+    return {
+        "original": str(original.resolve()),
+        "placed": str(placed.resolve()),
+        "devices": dict(devices),
+        "options": values,
         "work": str(work),
-        "answer": str(answer),
+        "answer": str(work / "answer.json"),
     }
-    job_file = work / "job.json"
+
+
+def _in_child(job: Mapping[str, Any], timeout_s: float) -> VerifyReport:
+    job_file = Path(job["work"]) / "job.json"
     job_file.write_text(json.dumps(job), encoding="utf-8")
-    _run_child(job_file, options.verify_timeout_s)
-    values = json.loads(answer.read_text(encoding="utf-8"))
-    if "error" in values:
-        raise MoiraiError(values["error"]["rule"], **_why_and_fix(values["error"]))
-    return report_from_json(values["report"])
+    _run_child(job_file, _environment(job["devices"].values()), timeout_s)
+    answer = json.loads(Path(job["answer"]).read_text(encoding="utf-8"))
+    if "error" in answer:
+        error = answer["error"]
+        raise MoiraiError(error["rule"], why=error["why"], fix=error["fix"])
+    return report_from_json(answer["report"])
 
 
-def _why_and_fix(error: Mapping[str, str]) -> dict[str, str]:
-    return {key: error[key] for key in ("why", "fix")}
-
-
-def _run_child(job_file: Path, timeout_s: float) -> None:
+def _run_child(job_file: Path, environment: Mapping[str, str], timeout_s: float) -> None:
     command = [sys.executable, "-m", "moirai_tf.verify", str(job_file)]
     try:
         done = subprocess.run(
-            command, env=_environment(), capture_output=True, timeout=timeout_s, check=False
+            command, env=environment, capture_output=True, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise MoiraiError(
@@ -126,13 +135,19 @@ def _run_child(job_file: Path, timeout_s: float) -> None:
         )
 
 
-def _environment() -> dict[str, Any]:
-    """The child finds the same package, takes GPU memory as needed, and is quiet."""
+def _environment(devices: Iterable[str]) -> dict[str, str]:
+    """The child finds the same package, is quiet, and sees GPUs only if they take part.
+
+    Otherwise TensorFlow would run the original, which asks for no device, on a GPU.
+    """
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {
+    environment = {
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
     }
+    if not any(local_device(name).startswith("GPU") for name in devices):
+        environment["CUDA_VISIBLE_DEVICES"] = "-1"
+    return environment

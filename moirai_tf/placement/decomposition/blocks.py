@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
 from moirai_tf.placement.bounds import cuts
-from moirai_tf.placement.decomposition.assignment import FREE, LINKS, PORTS, BlockData
+from moirai_tf.placement.decomposition.work import FREE, LINKS, PORTS, BlockData
 from moirai_tf.placement.problem import (
     LINK,
     NONE,
@@ -19,7 +19,6 @@ from moirai_tf.placement.problem import (
     BoolArray,
     IntArray,
     Problem,
-    Tensor,
 )
 
 _CONGESTION = {NONE: FREE, LINK: LINKS, PORT: PORTS}
@@ -130,9 +129,7 @@ class _Builder:
     def block(self, known: dict[bytes, BlockClass]) -> Block:
         """The block; its class is taken from `known` where an equal one is there."""
         local = {operator: i for i, operator in enumerate(self.operators) if operator != NOBODY}
-        ids = sorted(
-            self.edges, key=lambda t: (local[self.problem.tensors[t].producer], t)
-        )
+        ids = sorted(self.edges, key=lambda t: (local[self.problem.tensors[t].producer], t))
         ends = [(local[self.problem.tensors[t].producer], self.edges[t]) for t in ids]
         rows = [(producer, sorted(local[c] for c in readers)) for producer, readers in ends]
         times = [self.problem.time_ns[t] * self.scale for t in ids]
@@ -164,8 +161,8 @@ class _Builder:
         for i, operator in enumerate(self.operators):
             if i and operator != NOBODY:
                 compute[i] = np.maximum(self.problem.compute_ns[operator], 0) * self.scale
-        first_reader, reader = _packed([readers for _, readers in rows])
-        first_input, input_ = _packed(inputs)
+        first_reader, read_by = _packed([readers for _, readers in rows])
+        first_input, inputs_read = _packed(inputs)
         first_output, output = _packed(outputs)
         time = np.array(times, dtype=np.int64).reshape(len(rows), devices, devices)
         return BlockData(
@@ -173,9 +170,9 @@ class _Builder:
             producer=np.array([producer for producer, _ in rows], dtype=np.int64),
             time=time,
             first_reader=first_reader,
-            reader=reader,
+            reader=read_by,
             first_input=first_input,
-            input=input_,
+            input=inputs_read,
             first_output=first_output,
             output=output,
             unit=self._units(),
@@ -216,9 +213,7 @@ def _packed(lists: Iterable[Sequence[int]]) -> tuple[IntArray, IntArray]:
     return first, np.array([entry for row in rows for entry in row], dtype=np.int64)
 
 
-def _chain_order(
-    problem: Problem, inner: Sequence[int], edges: dict[int, list[int]]
-) -> list[int]:
+def _chain_order(problem: Problem, inner: Sequence[int], edges: dict[int, list[int]]) -> list[int]:
     """Inner operators, producers first, each path followed to its end, the longest path first.
 
     Devices chosen along a path make its length known early, which bounds need.
@@ -237,9 +232,7 @@ def _chain_order(
         work = min(time for time in problem.operators[operator].compute_ns if time is not None)
         tail[operator] = work + max((tail[s] for s in successors[operator]), default=0)
     position = problem.topological_position
-    stack = sorted(
-        (o for o in inner if not waiting[o]), key=lambda o: (tail[o], -position[o])
-    )
+    stack = sorted((o for o in inner if not waiting[o]), key=lambda o: (tail[o], -position[o]))
     order = []
     while stack:
         operator = stack.pop()

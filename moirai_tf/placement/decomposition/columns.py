@@ -7,14 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moirai_tf.placement.decomposition.assignment import NEVER, Found, search_block
+from moirai_tf.placement.deadline import Deadline
+from moirai_tf.placement.decomposition.assignment import Found, search_block
 from moirai_tf.placement.decomposition.blocks import Block, BlockClass
 from moirai_tf.placement.decomposition.compiled import compiled
-from moirai_tf.placement.deadline import Deadline
+from moirai_tf.placement.decomposition.enumeration import enumerate_block
+from moirai_tf.placement.decomposition.work import NEVER
 from moirai_tf.placement.problem import BoolArray, IntArray
 
 _SEQUENCE_NODES = 5_000
 _FIRST_NODES, _GROWTH = 3_000, 10
+_NODES_PER_S = 20_000
+"""Fewer than are searched in a second, so that no search goes far beyond the deadline."""
 _PRICE_SHIFT = 30
 """Prices per byte are multiples of 2**-30 ticks, so that sums of prices are exact."""
 
@@ -29,12 +33,13 @@ class Column(NamedTuple):
     ticks: int
     memory_bytes: tuple[int, ...]
     """Per device."""
-    found: Found
+    device: tuple[int, ...]
+    """Of each operator of the block."""
 
 
 @dataclass(frozen=True)
 class Prices:
-    """What a byte costs on each device, as a multiple of 2**-30 ticks."""
+    """What a byte costs on each device, as a multiple of 2**-30 ticks; exact sums follow."""
 
     shifted: tuple[int, ...]
 
@@ -54,7 +59,7 @@ class Prices:
     def of_bytes(self, sizes: tuple[int, ...]) -> int:
         """Ticks for an amount on each device, rounded up."""
         total = sum(price * size for price, size in zip(self.shifted, sizes, strict=True))
-        return -(-total // 2**_PRICE_SHIFT)
+        return -((-total) >> _PRICE_SHIFT)
 
 
 @dataclass
@@ -68,9 +73,7 @@ class Pool:
     kind_of: IntArray = field(init=False)
     """Class of each block."""
     columns: list[Column] = field(init=False, default_factory=list)
-    _known: set[tuple[int, int, int, int, tuple[int, ...]]] = field(
-        init=False, default_factory=set
-    )
+    _known: set[tuple[int, int, int, int, tuple[int, ...]]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         index: dict[int, int] = {}
@@ -88,30 +91,44 @@ class Pool:
                     if allowed is not None:
                         self._allowed[number, entry, exit_device] = allowed
 
-    def price(self, prices: Prices, allowance: float) -> Priced:
-        """The cheapest way through all blocks at given prices.
-
-        Args:
-          prices: of memory.
-          allowance: relative gap between path and bound that is good enough.
-        """
-        run = Priced(self, prices)
-        run.close(allowance)
-        return run
-
-    def add(self, kind: int, entry: int, exit_device: int, found: Found) -> Column:
-        """Keeps what a search found."""
-        block = self.kinds[kind]
+    def add(self, kind: int, ticks: int, device: list[int]) -> Column:
+        """Keeps a way to run a block of a class."""
         memory = [0] * self.devices
-        for device, size in zip(found.device.tolist(), block.memory_bytes.tolist(), strict=True):
-            memory[device] += size
-        ticks = int(found.start[-1] + block.data.compute[-1, found.device[-1]])
-        column = Column(kind, entry, exit_device, ticks, tuple(memory), found)
-        key = column[:5]
-        if key not in self._known:
-            self._known.add(key)
+        for place, size in zip(device, self.kinds[kind].memory_bytes.tolist(), strict=True):
+            memory[place] += size
+        column = Column(kind, device[0], device[-1], ticks, tuple(memory), tuple(device))
+        if column[:5] not in self._known:
+            self._known.add(column[:5])
             self.columns.append(column)
         return column
+
+    def orders(self, column: Column) -> Found:
+        """The starts of a column's operators and transfers."""
+        data = self.kinds[column.kind].data
+        places = np.array(column.device)
+        fixed = np.zeros(data.compute.shape, dtype=np.bool_)
+        fixed[np.arange(len(places)), places] = True
+        free = np.zeros_like(data.compute)
+        return search_block(data, fixed, free, column.ticks + 1, NEVER, _SEQUENCE_NODES)
+
+    def enumerate(self, priced: Priced, slack: int, most: int) -> None:
+        """Adds all columns that cost little more than the best of their class and devices.
+
+        Args:
+          priced: prices and bounds.
+          slack: ticks above the bound that count as little.
+          most: number of them for each class and devices.
+        """
+        for arc, allowed in self.arcs.items():
+            self.deadline.check()
+            around = cheapest_around(priced.lower, self.kind_of, arc)
+            limit = priced.bound + slack - around
+            data, price = self.kinds[arc[0]].data, priced.price[arc[0]]
+            choices, makespans, _ = enumerate_block(
+                data, allowed, price, limit, most, _SEQUENCE_NODES
+            )
+            for device, ticks in zip(choices.tolist(), makespans.tolist(), strict=True):
+                self.add(arc[0], ticks, device)
 
     @property
     def arcs(self) -> dict[tuple[int, int, int], BoolArray]:
@@ -129,7 +146,7 @@ class Priced:
         self.lower = np.full(shape, NEVER, dtype=np.int64)
         self.upper = np.full(shape, NEVER, dtype=np.int64)
         self.best: dict[tuple[int, int, int], Column] = {}
-        self._price = [prices.of_operators(kind) for kind in pool.kinds]
+        self.price = [prices.of_operators(kind) for kind in pool.kinds]
         self._limit: dict[tuple[int, int, int], int] = {}
         for column in pool.columns:
             self._keep(column)
@@ -154,16 +171,17 @@ class Priced:
             for arc in sorted(arcs):
                 if self._limit.get(arc, 0) == least:
                     self.pool.deadline.check()
-                    self._solve(arc, bound)
+                    self._solve(arc)
 
     @property
     def bound(self) -> int:
         """No way through all blocks costs less."""
         return self.shortest(self.lower)[0]
 
-    def path(self) -> list[Column]:
-        """The cheapest known way through all blocks."""
-        return [self.best[arc] for arc in self._arcs(self.shortest(self.upper)[1])]
+    def path(self) -> list[Column] | None:
+        """The cheapest known way through all blocks, if any is known yet."""
+        cost, devices = self.shortest(self.upper)
+        return None if cost >= NEVER else [self.best[arc] for arc in self._arcs(devices)]
 
     def shortest(self, cost: IntArray) -> tuple[int, IntArray]:
         """Cost of a shortest path, and the device before each block and after the last."""
@@ -175,9 +193,9 @@ class Priced:
         return list(zip(kinds, ends[:-1], ends[1:], strict=True))
 
     def _keep(self, column: Column) -> None:
-        price = self._price[column.kind]
-        device = column.found.device
-        cost = column.ticks + int(price[np.arange(len(device)), device].sum())
+        price = self.price[column.kind]
+        places = np.array(column.device)
+        cost = column.ticks + int(price[np.arange(len(places)), places].sum())
         arc = column[:3]
         if cost < self.upper[arc]:
             self.upper[arc] = cost
@@ -187,20 +205,29 @@ class Priced:
         return search_block(
             self.pool.kinds[arc[0]].data,
             self.pool.arcs[arc],
-            self._price[arc[0]],
+            self.price[arc[0]],
             cutoff,
             nodes,
             _SEQUENCE_NODES,
         )
 
-    def _solve(self, arc: tuple[int, int, int], bound: int) -> None:
-        """Improves an arc's bounds; a cost that no better path could use is not looked at."""
+    def _solve(self, arc: tuple[int, int, int]) -> None:
+        """Improves an arc's bounds; a cost that no better path could use is not looked for.
+
+        A path through the arc costs at least the arc and shortest ways before and after it.
+        """
         nodes = self._limit.get(arc, 0) * _GROWTH or _FIRST_NODES
         self._limit[arc] = nodes
-        found = self._search(arc, int(self.upper[arc]), nodes)
+        nodes = min(nodes, int(_NODES_PER_S * self.pool.deadline.remaining_s()))
+        cost = self.shortest(self.upper)[0]
+        around = cheapest_around(self.lower, self.pool.kind_of, arc)
+        cutoff = min(int(self.upper[arc]), max(cost - around, int(self.lower[arc])))
+        found = self._search(arc, cutoff, nodes)
         self.lower[arc] = max(self.lower[arc], found.bound)
-        if found.value < self.upper[arc]:
-            self._keep(self.pool.add(*arc, found))
+        if found.value < cutoff:
+            data = self.pool.kinds[arc[0]].data
+            ticks = int(found.start[-1] + data.compute[-1, found.device[-1]])
+            self._keep(self.pool.add(arc[0], ticks, found.device.tolist()))
 
 
 @compiled
@@ -229,3 +256,29 @@ def shortest_path(cost: IntArray, kind_of: IntArray) -> tuple[IntArray, int]:
     for block in range(blocks, 0, -1):
         path[block - 1] = came[block, path[block]]
     return path, least[blocks, path[blocks]]
+
+
+@compiled
+def cheapest_around(cost: IntArray, kind_of: IntArray, arc: tuple[int, int, int]) -> int:
+    """Least cost of the rest of a path that uses an arc for some block of its class."""
+    devices = cost.shape[1]
+    blocks = len(kind_of)
+    after = np.zeros((blocks + 1, devices), dtype=np.int64)
+    for block in range(blocks - 1, -1, -1):
+        for device in range(devices):
+            best = NEVER
+            for other in range(devices):
+                best = min(best, cost[kind_of[block], device, other] + after[block + 1, other])
+            after[block, device] = best
+    least = NEVER
+    before = np.zeros(devices, dtype=np.int64)
+    for block in range(blocks):
+        if kind_of[block] == arc[0]:
+            least = min(least, before[arc[1]] + after[block + 1, arc[2]])
+        following = np.full(devices, NEVER, dtype=np.int64)
+        for device in range(devices):
+            for other in range(devices):
+                total = before[device] + cost[kind_of[block], device, other]
+                following[other] = min(following[other], total)
+        before = following
+    return least

@@ -1,10 +1,11 @@
-"""The default strategy: heuristics, a bound, local search, and the exact model where it can end."""
+"""The default strategy: heuristics, blocks between cuts, the exact model, local search."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from moirai_tf.placement.strategies.constructive import construct_all
+from moirai_tf.placement.strategies.decomposition import Decomposition
 from moirai_tf.placement.strategies.local_search import LocalSearch
 from moirai_tf.placement.strategies.milp import Milp, rows
 from moirai_tf.placement.strategies.search import Search
@@ -17,14 +18,17 @@ _EXACT_ROWS = 20_000
 class Auto:
     """Runs its parts until the gap is closed or time is over."""
 
+    decomposition: Decomposition
     local_search: LocalSearch
     exact: Milp
     name: str = "auto"
 
     def run(self, search: Search) -> None:
-        """Heuristics, local search, exact model; says where it stopped."""
+        """Heuristics, decomposition, local search, exact model; says where it stopped."""
         construct_all(search)
-        self.local_search.improve(search)
+        for part in (self.decomposition, self.local_search):
+            if not search.closed:
+                part.improve(search)
         if search.closed:
             return
         if rows(search) <= _EXACT_ROWS:

@@ -1,0 +1,1 @@
+"""Simulated annealing of windows of a list schedule, in machine code."""

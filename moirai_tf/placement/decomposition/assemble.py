@@ -1,0 +1,41 @@
+"""A schedule from one column per block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moirai_tf.placement.decomposition.assignment import Found
+from moirai_tf.placement.decomposition.blocks import NOBODY
+from moirai_tf.placement.decomposition.columns import Column, Pool
+from moirai_tf.placement.problem import PER_EDGE, Problem
+from moirai_tf.placement.schedule import Schedule
+from moirai_tf.placement.simulate import TransferKey, replay
+
+
+def assemble(problem: Problem, pool: Pool, columns: Sequence[Column]) -> Schedule:
+    """Plays the blocks' orders one after another.
+
+    The columns say devices and orders; times are worked out anew, so tensors that the blocks do
+    not know of are moved as soon as they can be.
+    """
+    assignment = [0] * len(problem.operators)
+    starts: list[float] = [0.0] * len(problem.operators)
+    moves: dict[TransferKey, float] = {}
+    begin = 0
+    known: dict[Column, Found] = {}
+    for block, column in zip(pool.blocks, columns, strict=True):
+        if column not in known:
+            known[column] = pool.orders(column)
+        found = known[column]
+        devices, local = column.device, found.start.tolist()
+        for place, operator in enumerate(block.operators):
+            if place and operator != NOBODY:
+                assignment[operator] = devices[place]
+                starts[operator] = begin + local[place]
+        for tensor, key, start in found.transfers.tolist():
+            name = block.tensors[tensor]
+            if name != NOBODY:
+                last = block.operators[key] if problem.transfers == PER_EDGE else key
+                moves[name, last] = begin + start
+        begin += column.ticks
+    return replay(problem, assignment, starts, moves)

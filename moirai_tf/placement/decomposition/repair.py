@@ -1,0 +1,112 @@
+"""One column per block within memory, by annealing over the columns that prices brought."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moirai_tf.placement.decomposition.compiled import compiled
+from moirai_tf.placement.decomposition.prices import Choices
+from moirai_tf.placement.linear import FloatArray
+from moirai_tf.placement.problem import IntArray
+
+_LONGEST_WINDOW = 3
+_RUNS = 0.1
+"""Share of trials that send a run of blocks of any length to one device."""
+_BIAS, _BIAS_OF_RUNS = 3, 12
+"""Power of a random number below 1 that picks a column; cheap ones come first."""
+_BALANCE = 200
+"""Steps after which the cost of overfull devices is raised or lowered."""
+_WARMTH = 30
+"""Mean time of a block over the temperature at the start."""
+_COOLING = 1e-3
+"""Temperature at the end, relative to that at the start."""
+
+
+@compiled
+def anneal(
+    chosen_from: Choices,
+    chosen: IntArray,
+    price: FloatArray,
+    steps: int,
+    seed: int,
+    best: IntArray,
+) -> float:
+    """Replaces the columns of a few neighbouring blocks at a time.
+
+    What does not fit is paid for, ever more dearly, and never kept.
+
+    Args:
+      chosen_from: the columns.
+      chosen: column of each block, a path; changed.
+      price: of each device's whole memory, for what is over it.
+      steps: number of trials.
+      seed: of the random numbers.
+      best: output: the least time within memory, if any was met.
+
+    Returns:
+      Its ticks; infinity if none was met.
+    """
+    np.random.seed(seed)
+    devices = chosen_from.share.shape[1]
+    blocks = len(chosen)
+    used = np.zeros(devices)
+    ticks = 0.0
+    for column in chosen:
+        used += chosen_from.share[column]
+        ticks += chosen_from.ticks[column]
+    best_ticks = ticks if used.max() <= 1.0 else np.inf
+    best[:] = chosen
+    window = np.zeros(max(blocks, _LONGEST_WINDOW), dtype=np.int64)
+    changed = np.zeros(devices)
+    warmth = ticks / blocks / _WARMTH
+    dear = 1.0
+    full = False
+    for step in range(steps):
+        temperature = warmth * _COOLING ** (step / steps)
+        if step % _BALANCE == 0:
+            dear = dear * 1.1 if full else max(1.0, dear / 1.1)
+            full = used.max() > 1.0
+        run = np.random.randint(devices) if np.random.random() < _RUNS else -1
+        length = 1 + np.random.randint(_LONGEST_WINDOW)
+        if run >= 0:
+            length = int(blocks ** np.random.random())
+        length = min(blocks, max(1, length))
+        begin = np.random.randint(blocks - length + 1)
+        device = chosen_from.entry[chosen[begin]]
+        changed[:] = used
+        total = ticks
+        possible = True
+        for place in range(length):
+            block = begin + place
+            old = chosen[block]
+            after = run if run >= 0 else np.random.randint(devices)
+            if place == length - 1:
+                after = chosen_from.exit[chosen[block]]
+            arc = (chosen_from.kind_of[block] * devices + device) * devices + after
+            first, end = chosen_from.first[arc], chosen_from.first[arc + 1]
+            if first == end:
+                possible = False
+                break
+            rank = np.random.random() ** (_BIAS_OF_RUNS if run >= 0 else _BIAS)
+            window[place] = first + int((end - first) * rank)
+            device = after
+            total += chosen_from.ticks[window[place]] - chosen_from.ticks[old]
+            for k in range(devices):
+                changed[k] += chosen_from.share[window[place], k] - chosen_from.share[old, k]
+        if not possible:
+            continue
+        gain = ticks - total
+        fits = True
+        for k in range(devices):
+            over_before, over_after = max(0.0, used[k] - 1.0), max(0.0, changed[k] - 1.0)
+            gain += dear * price[k] * (over_before - over_after)
+            fits = fits and changed[k] <= 1.0
+        if gain < 0 and np.random.random() >= np.exp(gain / temperature):
+            continue
+        used[:] = changed
+        ticks = total
+        chosen[begin : begin + length] = window[:length]
+        if fits and ticks < best_ticks:
+            best_ticks = ticks
+            best[:] = chosen
+    return best_ticks

@@ -1,0 +1,137 @@
+"""Local search: moves keep every rule, windows never harm, and the value of a window is right."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moirai_tf.placement import Problem, Schedule, SolveOptions, check, simulate, solve
+from moirai_tf.placement.annealing.anneal import (
+    anneal,
+    close_window,
+    new_move,
+    new_saved,
+    open_window,
+)
+from moirai_tf.placement.annealing.plan import Plan, plan_of, units_of
+from moirai_tf.placement.annealing.window import outside_of
+from moirai_tf.placement.list_schedule import new_state, play
+from moirai_tf.placement.partial import schedule_in
+from tests.placement_brute_force import assignments, optimum
+from tests.placement_cases import layered, problem_of, problems
+
+
+def _annealed(problem: Problem, plan: Plan, window: tuple[int, int], seed: int) -> tuple[int, int]:
+    """One window, annealed in place: makespan before, and after."""
+    state = new_state(problem.arrays)
+    outside, move, saved = outside_of(state), new_move(), new_saved(len(plan.order))
+    before_ns = play(problem.arrays, state, plan.order, plan.assignment)
+    open_window(problem.arrays, plan, state, outside, saved, *window)
+    assert saved.value_ns[0] == before_ns
+    units = units_of(problem)
+    anneal(
+        problem.arrays, units, plan, state, outside, move, saved, *window, 200, 5.0, 0.1, seed
+    )  # fmt: skip
+    after_ns = close_window(problem.arrays, units, plan, state, saved, *window)
+    played = schedule_in(problem, state)
+    assert played.makespan_ns == after_ns
+    assert check(problem, played) == []
+    assert played == simulate(problem, plan.assignment.tolist(), plan.order.tolist())
+    return before_ns, after_ns
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems(most_operators=8), st.data())
+def test_windows_keep_every_rule_and_never_harm(problem: Problem, data: st.DataObject) -> None:
+    allowed = assignments(problem)
+    if not allowed:
+        return
+    count = len(problem.operators)
+    first = data.draw(st.integers(0, count - 1))
+    last = data.draw(st.integers(first + 1, count))
+    plan = plan_of(problem, list(problem.topological_order), data.draw(st.sampled_from(allowed)))
+    outside = {*plan.order[:first].tolist(), *plan.order[last:].tolist()}
+    kept = {operator: plan.assignment[operator] for operator in outside}
+    before_ns, after_ns = _annealed(problem, plan, (first, last), data.draw(st.integers(0, 99)))
+    assert after_ns <= before_ns
+    assert all(plan.assignment[operator] == device for operator, device in kept.items())
+    assert sorted(plan.order) == list(range(count))
+    assert (plan.order[plan.position] == np.arange(count)).all()
+    again = plan_of(problem, plan.order.tolist(), tuple(plan.assignment.tolist()))
+    assert (again.free_bytes == plan.free_bytes).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems(most_operators=8), st.data())
+def test_value_of_the_whole_is_its_makespan(problem: Problem, data: st.DataObject) -> None:
+    allowed = assignments(problem)
+    if not allowed:
+        return
+    plan = plan_of(problem, list(problem.topological_order), data.draw(st.sampled_from(allowed)))
+    state, saved = new_state(problem.arrays), new_saved(len(plan.order))
+    open_window(problem.arrays, plan, state, outside_of(state), saved, 0, len(plan.order))
+    assert saved.value_ns.tolist() == [saved.value_ns[0]] * 3
+
+
+def test_value_of_a_window_counts_what_follows() -> None:
+    """a on d0 (2), its tensor to d1 (3), b there (4), c after it (5): 2 + 3 + 4 + 5 = 14.
+
+    In a window with a alone the rest is a tail of 3 + 9; in one with b alone, of 5.
+    """
+    problem = problem_of({"a": (2, 2), "b": (4, 4), "c": (5, 5)}, [("a", "b", 3), ("b", "c", 3)])
+    plan = plan_of(problem, [0, 1, 2], (0, 1, 1))
+    state, saved = new_state(problem.arrays), new_saved(3)
+    for window in ((0, 1), (1, 2), (2, 3)):
+        open_window(problem.arrays, plan, state, outside_of(state), saved, *window)
+        assert saved.value_ns.tolist() == [14, 14, 14]
+
+
+@settings(max_examples=25, deadline=None)
+@given(problems(most_operators=5))
+def test_small_problems_are_solved_almost_always(problem: Problem) -> None:
+    """Never below the optimum, and never above a heuristic."""
+    best = optimum(problem)
+    if best is None:
+        return
+    result = solve(problem, SolveOptions(solver="local-search"))
+    assert result.makespan_ns is not None
+    assert best <= result.makespan_ns <= min(ns for _, ns in result.baselines)
+
+
+@pytest.mark.parametrize("congestion", ["port", "link", "none"])
+def test_it_finds_what_heuristics_miss(congestion: str) -> None:
+    """Pairs that talk much and do not know it: each pair on one device, 3 x 2 on each of two."""
+    names = [f"{kind}{i}" for kind in "ab" for i in range(6)]
+    problem = problem_of(
+        dict.fromkeys(names, (3, 3)),
+        [(f"a{i}", f"b{i}", 50) for i in range(6)],
+        memory=dict.fromkeys(names, 1),
+        capacity=(6, 6),
+        congestion=congestion,
+    )
+    result = solve(problem, SolveOptions(solver="local-search"))
+    assert result.makespan_ns == 18
+
+
+def test_answer_is_not_above_the_best_heuristic() -> None:
+    problem = layered(300)
+    heuristics = [
+        solve(problem, SolveOptions(solver=name)).makespan_ns for name in ("heft", "etf", "m-topo")
+    ]
+    found = solve(problem, SolveOptions(solver="local-search", time_limit_s=5)).makespan_ns
+    assert found is not None
+    assert found <= min(ns or math.inf for ns in heuristics)
+
+
+def _same(first: Schedule | None, second: Schedule | None) -> bool:
+    return first is not None and first == second
+
+
+def test_equal_seeds_walk_the_same_way() -> None:
+    problem = layered(30, devices=2)
+    found = [solve(problem, SolveOptions(solver="local-search", seed=7)) for _ in range(2)]
+    assert _same(found[0].schedule, found[1].schedule)
