@@ -35,7 +35,7 @@ def _together(coarse: CoarseGraph) -> list[set[str]]:
 
 def _pool(builder: GraphBuilder, name: str, *inputs: TensorRef) -> TensorRef:
     """An operator that neither a rule nor a join takes in."""
-    return builder.op("MaxPool", name, *inputs)
+    return builder.op("AvgPool", name, *inputs)
 
 
 def test_network_becomes_one_operator_per_layer() -> None:
@@ -205,6 +205,18 @@ def test_concatenation_joins_the_one_that_alone_reads_it_along_the_same_axis() -
     groups = _groups(_coarsened(builder))
     assert any({"inner", "outer"} <= group for group in groups)
     assert not any({"across", "outer"} <= group for group in groups)
+
+
+def test_pooling_joins_the_activation_that_it_alone_reads() -> None:
+    builder = GraphBuilder()
+    alone = builder.op("Relu", "alone", _pool(builder, "a", builder.feed("x")))
+    shared = builder.op("Relu", "shared", _pool(builder, "b", builder.feed("y")))
+    builder.fetch("other", builder.op("Softmax", "softmax", shared))
+    for name, value in (("pool_alone", alone), ("pool_shared", shared)):
+        builder.fetch(f"out_{name}", builder.op("MaxPool", name, value))
+    groups = _groups(_coarsened(builder))
+    assert any({"alone", "pool_alone"} <= group for group in groups)
+    assert not any({"shared", "pool_shared"} <= group for group in groups)
 
 
 def test_element_wise_operators_make_one_expression() -> None:

@@ -87,6 +87,7 @@ def _merge(
     joins.forwarders()
     joins.operands()
     joins.concatenations()
+    joins.reductions()
     joins.views()
     joins.expressions()
     joins.operands()

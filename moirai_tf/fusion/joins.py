@@ -19,6 +19,7 @@ from moirai_tf.graph.graph import CLIENT_OPS
 JOINED = "joined"
 EXPRESSION = "eigen/expression"
 CONCATENATION = "grappler/concatenation"
+REDUCTION = "grappler/reduction"
 _CONCAT = "ConcatV2"
 _CHAINABLE = ops.ELEMENT_WISE | ops.IDENTITIES | frozenset(ops.VIEWS)
 
@@ -75,6 +76,19 @@ class Joins:
             readers = self.analysis.graph.consumers[i] if operator.op == _CONCAT else ()
             if len(readers) == 1 and self._axis(i) == self._axis(readers[0]) is not None:
                 self.merger.merge((i, readers[0]), CONCATENATION, keep=(i, readers[0]))
+
+    def reductions(self) -> None:
+        """A largest or smallest element joins the monotonic operator that it alone reads.
+
+        Grappler swaps the two wherever they are placed (`arithmetic_optimizer.cc`,
+        OptimizeMaxOrMinOfMonotonic): apart, the tensor would cross, and come back.
+        """
+        for i, operator in enumerate(self.analysis.graph.operators):
+            source = operator.inputs[0].producer if operator.op in ops.EXTREMA else None
+            if source is None or self.analysis.graph.operators[source].op not in ops.MONOTONIC:
+                continue
+            if self.analysis.graph.consumers[source] == (i,):
+                self.merger.merge((source, i), REDUCTION, keep=(source, i))
 
     def expressions(self) -> None:
         """An element-wise operator joins its only reader if that is element-wise, too."""

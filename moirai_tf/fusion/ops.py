@@ -41,3 +41,15 @@ ELEMENT_WISE = frozenset({
     "ClipByValue", "Select", "SelectV2",
 })  # fmt: skip
 """Ops whose every output element depends on one element of each input, broadcasting aside."""
+
+MONOTONIC = frozenset({
+    "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Elu", "Erf", "Erfc", "Exp", "Expm1",
+    "Floor", "Log", "Log1p", "Neg", "Relu", "Relu6", "Rint", "Rsqrt", "Selu", "Sigmoid", "Sign",
+    "Sinh", "Softplus", "Softsign", "Sqrt", "Tanh",
+})  # fmt: skip
+"""Element-wise operators that keep or reverse the order of values."""
+
+EXTREMA = frozenset({
+    "ArgMax", "ArgMin", "Max", "MaxPool", "MaxPool3D", "MaxPoolV2", "MaxPoolWithArgmax", "Min",
+})  # fmt: skip
+"""Operators that pick the largest or smallest of their input's values."""

@@ -19,6 +19,7 @@ from moirai_tf.placement.decomposition.work import (
     new_work,
     path_tails,
     paths_bound,
+    possible,
     to_events,
 )
 from moirai_tf.placement.problem import BoolArray, IntArray
@@ -89,9 +90,7 @@ def _expand(
     machines = 3 * data.compute.shape[1] + data.compute.shape[1] ** 2
     count = 0
     for device in range(data.compute.shape[1]):
-        if not allowed[operator, device]:
-            continue
-        if data.unit[operator] < operator and work.device[data.unit[operator]] != device:
+        if not possible(data, allowed, work, operator, device):
             continue
         decide(data, work, operator, device)
         cost = paid + costs.extra[operator, device]

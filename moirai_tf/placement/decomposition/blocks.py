@@ -32,8 +32,6 @@ class BlockClass:
 
     data: BlockData
     allowed: BoolArray
-    memory_bytes: IntArray
-    """One per operator; 0 for the entry, which the block before counts."""
 
     @cached_property
     def entries(self) -> tuple[int, ...]:
@@ -140,9 +138,9 @@ class _Builder:
             times += [np.zeros_like(times[0]) if times else self._no_time()] * len(sinks)
             ids += [NOBODY] * len(sinks)
         data = self._data(rows, times)
-        allowed, memory = self._allowed(), self._memory()
-        key = b"|".join(np.asarray(part).tobytes() for part in (*data, allowed, memory))
-        kind = known.setdefault(key, BlockClass(data, allowed, memory))
+        allowed = self._allowed()
+        key = b"|".join(np.asarray(part).tobytes() for part in (*data, allowed))
+        kind = known.setdefault(key, BlockClass(data, allowed))
         return Block(self.operators, tuple(ids), kind)
 
     def _no_time(self) -> IntArray:
@@ -175,6 +173,8 @@ class _Builder:
             input=inputs_read,
             first_output=first_output,
             output=output,
+            memory=self._memory(),
+            room=np.array(self.problem.capacity_bytes, dtype=np.int64),
             unit=self._units(),
             per_edge=int(self.problem.transfers == PER_EDGE),
             congestion=_CONGESTION[self.problem.congestion],

@@ -52,7 +52,7 @@ class Prices:
         """(operators, devices) in ticks, rounded down."""
         rows = [
             [(price * size) >> _PRICE_SHIFT for price in self.shifted]
-            for size in kind.memory_bytes.tolist()
+            for size in kind.data.memory.tolist()
         ]
         return np.array(rows, dtype=np.int64)
 
@@ -94,7 +94,7 @@ class Pool:
     def add(self, kind: int, ticks: int, device: list[int]) -> Column:
         """Keeps a way to run a block of a class."""
         memory = [0] * self.devices
-        for place, size in zip(device, self.kinds[kind].memory_bytes.tolist(), strict=True):
+        for place, size in zip(device, self.kinds[kind].data.memory.tolist(), strict=True):
             memory[place] += size
         column = Column(kind, device[0], device[-1], ticks, tuple(memory), tuple(device))
         if column[:5] not in self._known:

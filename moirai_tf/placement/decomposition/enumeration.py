@@ -14,6 +14,7 @@ from moirai_tf.placement.decomposition.work import (
     new_work,
     path_tails,
     paths_bound,
+    possible,
     to_events,
 )
 from moirai_tf.placement.problem import BoolArray, IntArray
@@ -61,9 +62,7 @@ def enumerate_block(
             depth -= 1
             continue
         following[depth] += 1
-        if not allowed[depth, device]:
-            continue
-        if data.unit[depth] < depth and work.device[data.unit[depth]] != device:
+        if not possible(data, allowed, work, depth, device):
             continue
         nodes += 1
         if nodes > 100 * most:

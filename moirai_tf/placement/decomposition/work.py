@@ -34,6 +34,10 @@ class BlockData(NamedTuple):
     input: IntArray
     first_output: IntArray
     output: IntArray
+    memory: IntArray
+    """Bytes of each operator; 0 for the entry, which the block before counts."""
+    room: IntArray
+    """Bytes of each device."""
     unit: IntArray
     """Operators with the same number share a device."""
     per_edge: int
@@ -243,6 +247,20 @@ def jobs_bound(work: Work, jobs: int, machines: int) -> int:
             )
             bound = max(bound, found)
     return bound
+
+
+@compiled
+def possible(data: BlockData, allowed: BoolArray, work: Work, operator: int, device: int) -> bool:
+    """Whether bans, units and memory let the next operator be on a device."""
+    if not allowed[operator, device]:
+        return False
+    if data.unit[operator] < operator and work.device[data.unit[operator]] != device:
+        return False
+    used = data.memory[operator]
+    for other in range(operator):
+        if work.device[other] == device:
+            used += data.memory[other]
+    return bool(used <= data.room[device])
 
 
 @compiled
