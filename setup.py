@@ -20,6 +20,7 @@ setup(
         "numpy>=2",
         "protobuf",
         "pyyaml>=6",
+        "scipy>=1.13",
         "tensorflow>=2.21,<2.22",
     ],
     extras_require={

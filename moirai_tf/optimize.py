@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from moirai_tf.cluster import Cluster, Device, Link, read_cluster
+from moirai_tf.errors import MoiraiError
 from moirai_tf.passes import PASSES
 from moirai_tf.pipeline import Hook, MoiraiItem, Pass, Pipeline, configured
 from moirai_tf.summary import Summary, summarise
@@ -49,7 +50,8 @@ def optimize(
       cluster: devices and links, or the YAML file that describes them; by default the devices of
         this machine.
       verify: whether the placed model is run and proved before it is called done.
-      pipeline: passes to run instead of `default_pipeline(**options)`.
+      pipeline: passes to run instead of `default_pipeline(verify=verify, **options)`; their options
+        are their own, so no others may be given.
       hook: called after every pass with the pass and the item; may return another item.
       **options: options of any pass, such as `signature`, `batch_size`, `time_limit_s` or `pin`.
 
@@ -63,6 +65,12 @@ def optimize(
         options["output_dir"] = str(output_dir)
     if pipeline is None:
         pipeline = default_pipeline(verify=verify, **options)
+    elif options:
+        raise MoiraiError(
+            f"both a pipeline and the option {min(options)!r} are given",
+            why="the passes of a pipeline have their options already",
+            fix="make the pipeline with default_pipeline(**options), or leave it out",
+        )
     if not isinstance(cluster, Cluster):
         cluster = this_machine() if cluster is None else read_cluster(cluster)
     item = pipeline.run(MoiraiItem(Path(saved_model_dir), cluster), hook)

@@ -210,6 +210,12 @@ def _constant(m: Any, **tensor: Any) -> None:
         setattr(value, field, content)
 
 
+def _pack(m: Any, count: int) -> None:
+    node = _function(m, "closer").node_def.add(name="pack", op="Pack", input=["d"])
+    node.attr["T"].type = types_pb2.DT_FLOAT
+    node.attr["N"].i = count
+
+
 def _set_type(node: Any, attribute: str, dtype: int) -> None:
     node.attr[attribute].type = dtype
 
@@ -270,6 +276,14 @@ _FAULTS: dict[str, tuple[Callable[[Any], object], str]] = {
     "type that does not exist": (
         lambda m: _set_type(_node(m, "serve", "text"), "T", 999),
         "node 'text' has the attribute 'T' with type 999, which the op does not take",
+    ),
+    "fewer tensors than the op takes": (
+        lambda m: _pack(m, 0),
+        "node 'pack' has the attribute 'N' below 1",
+    ),
+    "tensors without end": (
+        lambda m: _pack(m, 2**40),
+        "node 'pack' has 1099511627776 tensors in the place of its attribute 'N'",
     ),
     "unknown function": (
         lambda m: setattr(_node(m, "serve", "embed_left").attr["f"].func, "name", "gone"),

@@ -43,6 +43,11 @@ def test_a_value_outside_its_choices_is_refused() -> None:
         moirai_tf.default_pipeline(congestion="both")
 
 
+def test_options_beside_a_pipeline_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MoiraiError, match="both a pipeline and the option 'solver'"):
+        moirai_tf.optimize(tmp_path, pipeline=moirai_tf.default_pipeline(), solver="heft")
+
+
 def test_an_unknown_pass_is_refused_by_name() -> None:
     with pytest.raises(MoiraiError, match="no pass 'fusion'"):
         moirai_tf.default_pipeline().until("fusion")

@@ -24,6 +24,9 @@ from moirai_tf.placement import (
     simulate,
     solve,
 )
+from moirai_tf.placement.linear import LinearModel
+from moirai_tf.placement.milp import highs
+from moirai_tf.placement.milp.outcome import Limits, Outcome
 from moirai_tf.placement.strategies.constructive import Constructive
 from tests.placement_cases import layered, problem_of
 
@@ -191,6 +194,27 @@ def test_ctrl_c_brings_the_best_schedule_back(solver: str) -> None:
     assert process.returncode == 0, errors
     assert "status feasible" in output
     assert "the search was interrupted" in output
+
+
+def test_ctrl_c_while_memory_is_packed_gives_a_clean_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Best fit fails for 6, 5, 4, 4 bytes on 10 and 9, so HiGHS packs; Ctrl-C is pressed then."""
+    problem = problem_of(
+        dict.fromkeys("abcd", (1, 1)),
+        [],
+        memory={"a": 6, "b": 5, "c": 4, "d": 4},
+        capacity=(10, 9),
+    )
+    honest = highs.solve
+
+    def pressed(model: LinearModel, start: dict[int, int], limits: Limits) -> Outcome:
+        return replace(honest(model, start, limits), interrupted=True)
+
+    monkeypatch.setattr(highs, "solve", pressed)
+    result = solve(problem)
+    assert (result.status, result.schedule) == ("error", None)
+    assert result.messages == ("interrupted before there was a first schedule",)
 
 
 def test_ten_thousand_operators_by_heuristics() -> None:

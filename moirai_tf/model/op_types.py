@@ -90,7 +90,7 @@ def argument_types(node: Any, arg: Any, op_def: Any) -> list[int]:
     if arg.type_list_attr:
         return list(_value(node, arg.type_list_attr, op_def).list.type)
     dtype = arg.type or _value(node, arg.type_attr, op_def).type
-    count = _value(node, arg.number_attr, op_def).i if arg.number_attr else 1
+    count = min(_value(node, arg.number_attr, op_def).i, _MOST_TENSORS) if arg.number_attr else 1
     return [dtype + REFERENCE if arg.is_ref else dtype] * count
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from moirai_tf.placement.linear import FloatArray, LinearModel, start_vector
 from moirai_tf.placement.milp.outcome import NO_SOLUTION, SOLVED, STOPPED, Limits, Outcome
 
-_POLL_S = 0.05
+_FIRST_POLL_S, _LAST_POLL_S = 0.0005, 0.05
 _MINIMISE, _ROWWISE = 1, 2
 
 
@@ -89,12 +89,18 @@ def _prepared(model: LinearModel, limits: Limits) -> highspy.Highs:
 
 
 def _run(highs: highspy.Highs) -> bool:
-    """Runs in a thread, since Ctrl-C reaches only the main one; whether it was pressed."""
+    """Runs in a thread, since Ctrl-C reaches only the main one; whether it was pressed.
+
+    Sleeping takes the place of `Thread.join`: an interrupted join takes a thread that still runs
+    for stopped (bpo-45274), and a process that ends then takes HiGHS down with a crash.
+    """
     thread = highs.startSolve()
     interrupted = False
+    pause_s = _FIRST_POLL_S
     while thread.is_alive():
         try:
-            thread.join(_POLL_S)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LAST_POLL_S)
         except KeyboardInterrupt:
             interrupted = True
             highs.cancelSolve()

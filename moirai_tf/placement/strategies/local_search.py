@@ -31,7 +31,7 @@ _STEPS_PER_OPERATOR = 40
 _CHUNK_PLACED = 500_000
 """Operators placed between two looks at the clock, and at Ctrl-C. Counted, not timed, so that
 equal seeds give equal answers."""
-_HOTTEST, _COOLEST = 3.0, 0.2
+_HOTTEST, _COOLEST = 3.0, 0.05
 """Each window begins at a random temperature between these, in shares of a mean operator's time:
 the best one differs between graphs."""
 _COLD = 0.02
