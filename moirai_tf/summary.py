@@ -58,7 +58,7 @@ class Summary:
     devices: dict[str, dict[str, Any]]
     """Device -> fused operators, compute time and memory."""
     capacities: dict[str, int | None]
-    """Device -> memory in bytes, None if unlimited."""
+    """Device -> memory in bytes that could be used, None if unlimited."""
     transfers: int
     transfer_bytes: int
     messages: tuple[str, ...]
@@ -88,7 +88,7 @@ def summarise(item: MoiraiItem) -> Summary:
         single_device=result.single_device,
         single_device_ns=result.single_device_ns,
         devices=plan.summary["devices"],
-        capacities={d.name: d.memory_bytes for d in plan.devices},
+        capacities={d.name: d.memory_bytes for d in need(item.problem).devices},
         transfers=len(plan.transfers),
         transfer_bytes=sum(t.nbytes for t in plan.transfers),
         messages=result.messages,

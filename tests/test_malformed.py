@@ -1,8 +1,4 @@
-"""Broken models end in a `MoiraiError` that names the fault, never in a traceback or half a model.
-
-Random damage cannot always be seen (a byte of a name, say): what is not refused must be imported,
-placed and written completely.
-"""
+"""Broken models end in a `MoiraiError` that names the fault, never in a traceback."""
 
 from __future__ import annotations
 
@@ -12,103 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import text_format
 from tensorflow.core.framework import types_pb2
-from tensorflow.core.protobuf import saved_model_pb2
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.saved_model import read_saved_model
 from tests.golden.__main__ import FOLDER
-from tests.mutations import cuts, damage_bytes, damage_fields
-from tests.placements import place
+from tests.refusals import refusal_of, siamese, written
 from tests.saved_models import graph_of, proto_of, zoo_options
 
 ZooDir = Callable[[str], Path]
-SEEDS_AT_A_TIME = 50
-
-
-def _siamese() -> Any:
-    text = (FOLDER / "siamese" / "saved_model.pbtxt").read_text(encoding="utf-8")
-    return text_format.Parse(text, saved_model_pb2.SavedModel())
-
-
-def _write(folder: Path, proto: Any) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "saved_model.pb").write_bytes(proto.SerializeToString(deterministic=True))
-    return folder
-
-
-def _refusal(source: Path, **options: Any) -> MoiraiError | None:
-    """Imports, places and writes a model; the error that refused it, or None if it is complete."""
-    folder = source.with_name("outputs")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    refusal = None
-    try:
-        place(source, folder / "out", **options)
-    except MoiraiError as error:
-        refusal = error
-    assert [p.name for p in folder.iterdir()] == ([] if refusal else ["out"])
-    if refusal is None:
-        read_saved_model(folder / "out")
-    else:
-        assert all((refusal.rule, refusal.why, refusal.fix))
-    return refusal
-
-
-def test_the_model_without_damage_is_sound(tmp_path: Path) -> None:
-    assert _refusal(_write(tmp_path / "model", _siamese())) is None
-
-
-def test_truncated_at_many_points(tmp_path: Path) -> None:
-    model = _write(tmp_path / "model", _siamese())
-    data = (model / "saved_model.pb").read_bytes()
-    errors = []
-    for length in cuts(len(data), 100):
-        (model / "saved_model.pb").write_bytes(data[:length])
-        errors.append(_refusal(model))
-    # A cut between two fields still parses; all others must be noticed.
-    assert sum(error is not None for error in errors) > 95
-
-
-@pytest.mark.parametrize("first", range(0, 300, SEEDS_AT_A_TIME))
-def test_damaged_bytes(first: int, tmp_path: Path) -> None:
-    model = _write(tmp_path / "model", _siamese())
-    data = (model / "saved_model.pb").read_bytes()
-    refused = 0
-    for seed in range(first, first + SEEDS_AT_A_TIME):
-        (model / "saved_model.pb").write_bytes(damage_bytes(data, seed))
-        refused += _refusal(model) is not None
-    assert refused > SEEDS_AT_A_TIME // 2
-
-
-@pytest.mark.parametrize("first", range(0, 400, SEEDS_AT_A_TIME))
-def test_damaged_fields(first: int, tmp_path: Path) -> None:
-    refused = 0
-    for seed in range(first, first + SEEDS_AT_A_TIME):
-        proto = _siamese()
-        damage_fields(proto.meta_graphs[0], seed)
-        refused += _refusal(_write(tmp_path / "model", proto)) is not None
-    assert refused > SEEDS_AT_A_TIME // 4
-
-
-@pytest.mark.parametrize("name", ["cond", "tf1", "lookup_table", "jit_compile"])
-def test_damaged_fields_of_real_models(name: str, tmp_path: Path, zoo_dir: ZooDir) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(zoo_dir(name), model)
-    for seed in range(40):
-        proto = proto_of(zoo_dir(name))
-        damage_fields(proto.meta_graphs[0].graph_def, seed)
-        _refusal(_write(model, proto), **zoo_options(name))
-
-
-def test_damaged_text(tmp_path: Path) -> None:
-    text = (FOLDER / "siamese" / "saved_model.pbtxt").read_bytes()
-    model = tmp_path / "model"
-    model.mkdir()
-    for seed in range(60):
-        (model / "saved_model.pbtxt").write_bytes(damage_bytes(text, seed))
-        _refusal(model)
 
 
 # Faults made on purpose: what is broken, and how the error names it.
@@ -391,18 +299,18 @@ _FAULTS: dict[str, tuple[Callable[[Any], object], str]] = {
 @pytest.mark.parametrize("fault", _FAULTS)
 def test_faults_are_named(fault: str, tmp_path: Path) -> None:
     edit, rule = _FAULTS[fault]
-    proto = _siamese()
+    proto = siamese()
     edit(proto.meta_graphs[0])
-    error = _refusal(_write(tmp_path / "model", proto))
+    error = refusal_of(written(tmp_path / "model", proto))
     assert error is not None
     assert rule in error.rule
 
 
 def test_several_faults_are_counted(tmp_path: Path) -> None:
-    proto = _siamese()
+    proto = siamese()
     for name in ("difference", "text"):
         _node(proto.meta_graphs[0], "serve", name).attr.pop("T")
-    error = _refusal(_write(tmp_path / "model", proto))
+    error = refusal_of(written(tmp_path / "model", proto))
     assert error is not None
     assert error.rule.endswith("node 'difference' lacks its attribute 'T' (and 1 more)")
 
@@ -433,14 +341,14 @@ def test_several_metagraphs_without_the_common_tag(tmp_path: Path, zoo_dir: ZooD
     proto.meta_graphs[0].meta_info_def.tags.append("other")
     shutil.copytree(zoo_dir("tf1_two_metagraphs"), tmp_path / "model")
     with pytest.raises(MoiraiError, match="tags 'serve'") as caught:
-        graph_of(_write(tmp_path / "model", proto))
+        graph_of(written(tmp_path / "model", proto))
     assert "other,serve; hidden,serve" in caught.value.fix
 
 
 def test_missing_variables(tmp_path: Path, zoo_dir: ZooDir) -> None:
     shutil.copytree(zoo_dir("two_tower"), tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / "variables")
-    error = _refusal(tmp_path / "model", **zoo_options("two_tower"))
+    error = refusal_of(tmp_path / "model", **zoo_options("two_tower"))
     assert error is not None
     assert "variables.index is missing, but the model has" in error.rule
     assert "variables/" in error.fix
@@ -463,7 +371,7 @@ def test_files_that_are_no_models(content: dict[str, bytes], rule: str, tmp_path
     model.mkdir()
     for name, data in content.items():
         (model / name).write_bytes(data)
-    error = _refusal(model)
+    error = refusal_of(model)
     assert error is not None
     assert rule in error.rule
 
@@ -475,7 +383,7 @@ def test_text_that_nests_too_deeply(tmp_path: Path) -> None:
     opened = "list_value { values { " * 20_000
     text += opened + "} } " * 20_000 + "} } } } } }"
     (model / "saved_model.pbtxt").write_text(text)
-    error = _refusal(model)
+    error = refusal_of(model)
     assert error is not None
     assert "cannot be parsed" in error.rule
 
