@@ -83,6 +83,7 @@ def test_place_solves_an_instance(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "makespan     13 ns (optimal)" in done.stdout
     assert "best single  18 ns (d0)" in done.stdout
+    assert " ns by " not in done.stderr, "progress belongs on a terminal"
     problem = read_problem(instance)
     assert check(problem, read_schedule(problem, output)) == []
 

@@ -59,14 +59,15 @@ def _describe(module: types.ModuleType) -> None:
 
 
 def _show_progress() -> None:
-    """Long steps report on a terminal and stay quiet in a pipe."""
-    if sys.stderr.isatty():
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        logger = logging.getLogger("moirai_tf")
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
+    """Long steps report on a terminal; in a pipe there are warnings only."""
+    for name in ("absl", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logger = logging.getLogger("moirai_tf")
+    logger.setLevel(logging.INFO if sys.stderr.isatty() else logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+    logger.propagate = False
 
 
 def _define_one(known: Option) -> None:
