@@ -11,10 +11,16 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 def compiled(function: _Function) -> _Function:
-    """The function in machine code, for integers, arrays and named tuples of them.
+    """The function in machine code, made at its first call."""
+    result: _Function = numba.njit(cache=True)(function)
+    return result
 
-    It must not allocate: without numba's runtime arrays are not counted as references, which took
-    three quarters of the time of functions as small as these.
+
+def compiled_lean(function: _Function) -> _Function:
+    """The same for a function that allocates nothing: integers, arrays, named tuples of them.
+
+    Without numba's runtime arrays are not counted as references, which took three quarters of the
+    time of small functions.
     """
     result: _Function = numba.njit(cache=True, _nrt=False)(function)
     return result

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moirai_tf.placement.arrays import Arrays, IntArray
-from moirai_tf.placement.compiled import compiled
+from moirai_tf.placement.compiled import compiled_lean
 
 NEVER = -1
 
@@ -60,7 +60,7 @@ def new_state(arrays: Arrays) -> State:
     )
 
 
-@compiled
+@compiled_lean
 def play(arrays: Arrays, state: State, order: IntArray, assignment: IntArray) -> int:
     """Places all operators anew in an order; the makespan."""
     state.intervals[:] = 0
@@ -70,7 +70,7 @@ def play(arrays: Arrays, state: State, order: IntArray, assignment: IntArray) ->
     return makespan_ns
 
 
-@compiled
+@compiled_lean
 def place(arrays: Arrays, state: State, operator: int, device: int) -> int:
     """Places an operator whose producers are placed; its finish."""
     start_ns = trial(arrays, state, operator, device)
@@ -100,7 +100,7 @@ def place(arrays: Arrays, state: State, operator: int, device: int) -> int:
     return finish_ns
 
 
-@compiled
+@compiled_lean
 def trial(arrays: Arrays, state: State, operator: int, device: int) -> int:
     """The earliest start of an operator whose producers are placed; changes no schedule."""
     ready_ns = _inputs(arrays, state, operator, device)
@@ -119,7 +119,7 @@ def trial(arrays: Arrays, state: State, operator: int, device: int) -> int:
     return _fit(state, device, ready_ns, duration_ns) if duration_ns else ready_ns
 
 
-@compiled
+@compiled_lean
 def _inputs(arrays: Arrays, state: State, operator: int, device: int) -> int:
     """When the inputs that need no transfer are there; the others, sorted, go to `missing`."""
     ready_ns = 0
@@ -146,7 +146,7 @@ def _inputs(arrays: Arrays, state: State, operator: int, device: int) -> int:
     return ready_ns
 
 
-@compiled
+@compiled_lean
 def _fetch(
     arrays: Arrays, state: State, index: int, source: int, device: int, duration_ns: int
 ) -> int:
@@ -169,7 +169,7 @@ def _fetch(
     return start_ns
 
 
-@compiled
+@compiled_lean
 def channels(arrays: Arrays, source: int, target: int) -> tuple[int, int]:
     """The two resources that a transfer occupies, or one of them twice, or `NEVER`."""
     devices = arrays.sends_at
@@ -181,7 +181,7 @@ def channels(arrays: Arrays, source: int, target: int) -> tuple[int, int]:
     return devices + source, 2 * devices + target
 
 
-@compiled
+@compiled_lean
 def _fit_both(state: State, first: int, second: int, ready_ns: int, duration_ns: int) -> int:
     """Earliest start >= ready_ns at which both resources are free; duration_ns > 0."""
     if first == NEVER:
@@ -198,7 +198,7 @@ def _fit_both(state: State, first: int, second: int, ready_ns: int, duration_ns:
             return start_ns
 
 
-@compiled
+@compiled_lean
 def _fit(state: State, resource: int, ready_ns: int, duration_ns: int) -> int:
     """Earliest start >= ready_ns of a free gap; duration_ns > 0."""
     count = state.intervals[resource]
@@ -219,7 +219,7 @@ def _fit(state: State, resource: int, ready_ns: int, duration_ns: int) -> int:
     return ready_ns
 
 
-@compiled
+@compiled_lean
 def occupy(state: State, resource: int, start_ns: int, finish_ns: int) -> None:
     """Marks a free interval of positive length as busy; `NEVER` names no resource."""
     if resource == NEVER:

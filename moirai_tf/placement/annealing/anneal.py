@@ -24,7 +24,7 @@ from moirai_tf.placement.annealing.window import (
     value,
 )
 from moirai_tf.placement.arrays import Arrays, IntArray
-from moirai_tf.placement.compiled import compiled
+from moirai_tf.placement.compiled import compiled_lean
 from moirai_tf.placement.list_schedule import State
 
 _LONGEST_RUN = 12
@@ -66,7 +66,7 @@ def new_saved(operators: int) -> Saved:
     )
 
 
-@compiled
+@compiled_lean
 def open_window(
     arrays: Arrays,
     plan: Plan,
@@ -89,7 +89,7 @@ def open_window(
     _save(plan, saved, 1, first, last)
 
 
-@compiled
+@compiled_lean
 def anneal(
     arrays: Arrays,
     units: Units,
@@ -128,7 +128,7 @@ def anneal(
             _save(plan, saved, 1, first, last)
 
 
-@compiled
+@compiled_lean
 def close_window(
     arrays: Arrays, units: Units, plan: Plan, state: State, saved: Saved, first: int, last: int
 ) -> int:
@@ -141,13 +141,13 @@ def close_window(
     return _played(arrays, state, plan)
 
 
-@compiled
+@compiled_lean
 def _played(arrays: Arrays, state: State, plan: Plan) -> int:
     state.intervals[:] = 0
     return play_range(arrays, state, plan, 0, len(plan.order))
 
 
-@compiled
+@compiled_lean
 def _save(plan: Plan, saved: Saved, copy: int, first: int, last: int) -> None:
     for index in range(first, last):
         operator = plan.order[index]
@@ -155,7 +155,7 @@ def _save(plan: Plan, saved: Saved, copy: int, first: int, last: int) -> None:
         saved.assignment[copy, operator] = plan.assignment[operator]
 
 
-@compiled
+@compiled_lean
 def _load(units: Units, plan: Plan, saved: Saved, copy: int, first: int, last: int) -> None:
     for index in range(first, last):
         operator = saved.order[copy, index]
@@ -165,7 +165,7 @@ def _load(units: Units, plan: Plan, saved: Saved, copy: int, first: int, last: i
             relocate(units, plan, units.of[operator], saved.assignment[copy, operator])
 
 
-@compiled
+@compiled_lean
 def _change(arrays: Arrays, units: Units, plan: Plan, move: Move, first: int, last: int) -> bool:
     """A random move within the window; False if it would break a rule and none was made."""
     move.counts[:] = 0
@@ -181,7 +181,7 @@ def _change(arrays: Arrays, units: Units, plan: Plan, move: Move, first: int, la
     return _move_run(arrays, units, plan, move, index, device, longest, first, last)
 
 
-@compiled
+@compiled_lean
 def _reorder(arrays: Arrays, plan: Plan, move: Move, index: int, first: int, last: int) -> bool:
     """One operator goes to another place between its producers and consumers."""
     operator = plan.order[index]
@@ -195,7 +195,7 @@ def _reorder(arrays: Arrays, plan: Plan, move: Move, index: int, first: int, las
     return bool(index != target)
 
 
-@compiled
+@compiled_lean
 def _exchange(
     arrays: Arrays,
     units: Units,
@@ -220,7 +220,7 @@ def _exchange(
     return _kept(arrays, units, plan, move, inside and able)
 
 
-@compiled
+@compiled_lean
 def _move_run(
     arrays: Arrays,
     units: Units,
@@ -249,7 +249,7 @@ def _move_run(
     return _kept(arrays, units, plan, move, able)
 
 
-@compiled
+@compiled_lean
 def _inside(units: Units, plan: Plan, unit: int, first: int, last: int) -> bool:
     """Whether all members of a unit are in the window."""
     for index in range(units.members_at[unit], units.members_at[unit + 1]):
@@ -259,7 +259,7 @@ def _inside(units: Units, plan: Plan, unit: int, first: int, last: int) -> bool:
     return True
 
 
-@compiled
+@compiled_lean
 def _take(units: Units, plan: Plan, move: Move, unit: int, device: int) -> None:
     """Moves a unit, and remembers where it was."""
     count = move.counts[0]
@@ -269,7 +269,7 @@ def _take(units: Units, plan: Plan, move: Move, unit: int, device: int) -> None:
     relocate(units, plan, unit, device)
 
 
-@compiled
+@compiled_lean
 def _kept(arrays: Arrays, units: Units, plan: Plan, move: Move, able: bool) -> bool:
     """Whether the move may stand; it is taken back if not."""
     for device in range(arrays.sends_at):
@@ -279,7 +279,7 @@ def _kept(arrays: Arrays, units: Units, plan: Plan, move: Move, able: bool) -> b
     return able
 
 
-@compiled
+@compiled_lean
 def _take_back(units: Units, plan: Plan, move: Move) -> None:
     for index in range(move.counts[0] - 1, -1, -1):
         relocate(units, plan, move.units[index], move.devices[index])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moirai_tf.placement.arrays import Arrays, IntArray
-from moirai_tf.placement.compiled import compiled
+from moirai_tf.placement.compiled import compiled_lean
 from moirai_tf.placement.problem import Problem
 
 
@@ -61,7 +61,7 @@ def plan_of(problem: Problem, order: list[int], assignment: tuple[int, ...]) -> 
     )
 
 
-@compiled
+@compiled_lean
 def relocate(units: Units, plan: Plan, unit: int, device: int) -> None:
     """Moves a unit to a device."""
     first = units.members[units.members_at[unit]]
@@ -71,13 +71,13 @@ def relocate(units: Units, plan: Plan, unit: int, device: int) -> None:
         plan.assignment[units.members[index]] = device
 
 
-@compiled
+@compiled_lean
 def can_run(arrays: Arrays, units: Units, unit: int, device: int) -> bool:
     """Whether a device can run a unit; a ban on one member bans them all."""
     return bool(arrays.compute_ns[units.members[units.members_at[unit]], device] >= 0)
 
 
-@compiled
+@compiled_lean
 def shift(plan: Plan, source: int, target: int) -> None:
     """Moves the operator at one position to another; those between close up."""
     operator = plan.order[source]
@@ -89,7 +89,7 @@ def shift(plan: Plan, source: int, target: int) -> None:
     plan.position[operator] = target
 
 
-@compiled
+@compiled_lean
 def earliest_position(arrays: Arrays, plan: Plan, operator: int, least: int) -> int:
     """The first position, not before `least`, that is behind all producers."""
     for edge in range(arrays.incoming_at[operator], arrays.incoming_at[operator + 1]):
@@ -97,7 +97,7 @@ def earliest_position(arrays: Arrays, plan: Plan, operator: int, least: int) -> 
     return least
 
 
-@compiled
+@compiled_lean
 def latest_position(arrays: Arrays, plan: Plan, operator: int, most: int) -> int:
     """The last position, not after `most`, that is before all consumers."""
     for index in range(arrays.outgoing_at[operator], arrays.outgoing_at[operator + 1]):

@@ -14,7 +14,7 @@ import numpy as np
 
 from moirai_tf.placement.annealing.plan import Plan
 from moirai_tf.placement.arrays import Arrays, IntArray
-from moirai_tf.placement.compiled import compiled
+from moirai_tf.placement.compiled import compiled_lean
 from moirai_tf.placement.list_schedule import NEVER, State, channels, place
 
 
@@ -50,7 +50,7 @@ def outside_of(state: State) -> Outside:
     )
 
 
-@compiled
+@compiled_lean
 def play_range(arrays: Arrays, state: State, plan: Plan, first: int, last: int) -> int:
     """Places the operators at positions first..last-1; their latest finish."""
     latest_ns = 0
@@ -60,7 +60,7 @@ def play_range(arrays: Arrays, state: State, plan: Plan, first: int, last: int) 
     return latest_ns
 
 
-@compiled
+@compiled_lean
 def remember(
     arrays: Arrays, state: State, plan: Plan, outside: Outside, first: int, last: int
 ) -> None:
@@ -76,7 +76,7 @@ def remember(
         outside.intervals[resource] = count
 
 
-@compiled
+@compiled_lean
 def _earliest_need(arrays: Arrays, state: State, plan: Plan, first: int, last: int) -> int:
     """No operator or transfer of the window starts before, wherever the window goes."""
     needed_ns = 2**62
@@ -92,7 +92,7 @@ def _earliest_need(arrays: Arrays, state: State, plan: Plan, first: int, last: i
     return needed_ns
 
 
-@compiled
+@compiled_lean
 def restore(
     arrays: Arrays, state: State, plan: Plan, outside: Outside, first: int, last: int
 ) -> None:
@@ -111,7 +111,7 @@ def restore(
                 state.arrival_ns[arrays.incoming[edge], state.device[operator]] = NEVER
 
 
-@compiled
+@compiled_lean
 def look_back(arrays: Arrays, state: State, plan: Plan, outside: Outside, last: int) -> None:
     """Tails of what is behind position `last` in the present schedule, from its end on."""
     outside.tail_ns[:] = NEVER
@@ -131,7 +131,7 @@ def look_back(arrays: Arrays, state: State, plan: Plan, outside: Outside, last: 
         _look_at_inputs(arrays, state, outside, operator, after_ns + duration_ns)
 
 
-@compiled
+@compiled_lean
 def _after(arrays: Arrays, state: State, outside: Outside, operator: int) -> int:
     """From an operator's finish to the end along its tensors."""
     after_ns = 0
@@ -142,7 +142,7 @@ def _after(arrays: Arrays, state: State, outside: Outside, operator: int) -> int
     return after_ns
 
 
-@compiled
+@compiled_lean
 def _look_at_inputs(
     arrays: Arrays, state: State, outside: Outside, operator: int, tail_ns: int
 ) -> None:
@@ -172,7 +172,7 @@ def _look_at_inputs(
         outside.sent_tail_ns[tensor] = sent_ns
 
 
-@compiled
+@compiled_lean
 def value(
     arrays: Arrays,
     state: State,
@@ -198,7 +198,7 @@ def value(
     return worst_ns
 
 
-@compiled
+@compiled_lean
 def _through(arrays: Arrays, state: State, outside: Outside, operator: int) -> int:
     """The longest way through a placed operator, and its tensors, to the end."""
     device, finish_ns = state.device[operator], state.finish_ns[operator]

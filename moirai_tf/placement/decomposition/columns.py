@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moirai_tf.placement.compiled import compiled
 from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.decomposition.assignment import Found, search_block
 from moirai_tf.placement.decomposition.blocks import Block, BlockClass
-from moirai_tf.placement.decomposition.compiled import compiled
 from moirai_tf.placement.decomposition.enumeration import enumerate_block
 from moirai_tf.placement.decomposition.work import NEVER
 from moirai_tf.placement.problem import BoolArray, IntArray

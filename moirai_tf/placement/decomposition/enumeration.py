@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moirai_tf.placement.decomposition.compiled import compiled
+from moirai_tf.placement.compiled import compiled
 from moirai_tf.placement.decomposition.sequence import best_sequence
 from moirai_tf.placement.decomposition.work import (
     BlockData,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moirai_tf.placement.decomposition.compiled import compiled
+from moirai_tf.placement.compiled import compiled
 from moirai_tf.placement.problem import IntArray
 
 

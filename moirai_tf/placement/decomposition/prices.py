@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moirai_tf.placement.compiled import compiled
 from moirai_tf.placement.decomposition.columns import Column, Pool
-from moirai_tf.placement.decomposition.compiled import compiled
 from moirai_tf.placement.linear import FloatArray
 from moirai_tf.placement.problem import IntArray
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moirai_tf.placement.decomposition.compiled import compiled
+from moirai_tf.placement.compiled import compiled
 from moirai_tf.placement.decomposition.prices import Choices
 from moirai_tf.placement.linear import FloatArray
 from moirai_tf.placement.problem import IntArray

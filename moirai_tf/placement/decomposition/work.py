@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moirai_tf.placement.decomposition.compiled import compiled
+from moirai_tf.placement.compiled import compiled
 from moirai_tf.placement.decomposition.machine import preemptive_bound
 from moirai_tf.placement.decomposition.sequence import Events
 from moirai_tf.placement.problem import BoolArray, IntArray
