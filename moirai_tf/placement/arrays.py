@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -49,9 +49,9 @@ def arrays_of(problem: Problem) -> Arrays:
     matrices = list({id(array): array for array in problem.time_ns}.values())
     number = {id(array): index for index, array in enumerate(matrices)}
     channels = {"port": 2 * devices, "link": devices * devices, "none": 0}[problem.congestion]
-    incoming, incoming_at = _flat(problem.incoming)
-    outgoing, outgoing_at = _flat(problem.outgoing)
-    readers, readers_at = _flat(tensor.consumers for tensor in problem.tensors)
+    incoming, incoming_at = flat(problem.incoming)
+    outgoing, outgoing_at = flat(problem.outgoing)
+    readers, readers_at = flat(tensor.consumers for tensor in problem.tensors)
     return Arrays(
         compute_ns=np.where(problem.runnable, problem.compute_ns, -1),
         producer=np.array([tensor.producer for tensor in problem.tensors], dtype=np.int64),
@@ -70,7 +70,7 @@ def arrays_of(problem: Problem) -> Arrays:
     )
 
 
-def _flat(lists: Iterable[tuple[int, ...]]) -> tuple[IntArray, IntArray]:
+def flat(lists: Iterable[Sequence[int]]) -> tuple[IntArray, IntArray]:
     """All entries one after another, and where each list begins and the last ends."""
     rows = list(lists)
     ends = np.cumsum([0, *map(len, rows)], dtype=np.int64)

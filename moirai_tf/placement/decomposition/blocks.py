@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
+from moirai_tf.placement.arrays import flat
 from moirai_tf.placement.bounds import cuts
 from moirai_tf.placement.decomposition.work import FREE, LINKS, PORTS, BlockData
 from moirai_tf.placement.problem import (
@@ -159,9 +160,9 @@ class _Builder:
         for i, operator in enumerate(self.operators):
             if i and operator != NOBODY:
                 compute[i] = np.maximum(self.problem.compute_ns[operator], 0) * self.scale
-        first_reader, read_by = _packed([readers for _, readers in rows])
-        first_input, inputs_read = _packed(inputs)
-        first_output, output = _packed(outputs)
+        read_by, first_reader = flat([readers for _, readers in rows])
+        inputs_read, first_input = flat(inputs)
+        output, first_output = flat(outputs)
         time = np.array(times, dtype=np.int64).reshape(len(rows), devices, devices)
         return BlockData(
             compute=compute,
@@ -203,14 +204,6 @@ class _Builder:
             for i, operator in enumerate(self.operators)
         ]
         return np.array(sizes, dtype=np.int64)
-
-
-def _packed(lists: Iterable[Sequence[int]]) -> tuple[IntArray, IntArray]:
-    """Lists one after another, and where each begins."""
-    rows = list(lists)
-    first = np.zeros(len(rows) + 1, dtype=np.int64)
-    first[1:] = np.cumsum([len(row) for row in rows])
-    return first, np.array([entry for row in rows for entry in row], dtype=np.int64)
 
 
 def _chain_order(problem: Problem, inner: Sequence[int], edges: dict[int, list[int]]) -> list[int]:
