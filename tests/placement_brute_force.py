@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 
@@ -15,6 +16,33 @@ def optimum(problem: Problem) -> int | None:
         found = _Orders(problem, assignment, best).search()
         best = found if best is None or found < best else best
     return best
+
+
+def makespan(problem: Problem, assignment: Sequence[int]) -> int:
+    """Least makespan over all orders of one assignment."""
+    return _Orders(problem, assignment, None).search()
+
+
+def bottleneck(problem: Problem, assignment: Sequence[int]) -> int:
+    """Largest total time of a device or channel, which no order changes."""
+    loads: Counter[str] = Counter()
+    for operator, device in zip(problem.operators, assignment, strict=True):
+        loads[f"device {device}"] += operator.compute_ns[device] or 0
+    for tensor in problem.tensors:
+        source = assignment[tensor.producer]
+        targets = [assignment[consumer] for consumer in tensor.consumers]
+        for target in targets if problem.transfers == "per_edge" else sorted(set(targets)):
+            for channel in _channels(problem, source, target) if source != target else ():
+                loads[channel] += tensor.time_ns[source][target]
+    return max(loads.values(), default=0)
+
+
+def _channels(problem: Problem, source: int, target: int) -> list[str]:
+    return {
+        "port": [f"send {source}", f"receive {target}"],
+        "link": [f"link {source} {target}"],
+        "none": [],
+    }[problem.congestion]
 
 
 def assignments(problem: Problem) -> list[tuple[int, ...]]:
@@ -75,13 +103,7 @@ class _Orders:
                     carriers[key] = len(self.durations)
                     self.durations.append(tensor.time_ns[source][target])
                     self.before.append({tensor.producer})
-                    self.resources.append(
-                        {
-                            "port": [f"send {source}", f"receive {target}"],
-                            "link": [f"link {source} {target}"],
-                            "none": [],
-                        }[problem.congestion]
-                    )
+                    self.resources.append(_channels(problem, source, target))
                 self.before[consumer].add(carriers[key])
 
     def _tails(self) -> list[int]:

@@ -88,6 +88,24 @@ def test_place_solves_an_instance(tmp_path: Path) -> None:
     assert check(problem, read_schedule(problem, output)) == []
 
 
+def test_place_minimises_the_objective_that_was_asked_for(tmp_path: Path) -> None:
+    """Loads are 10 and 8 with the 3 of the way beside them: 10, and (10 + 13) / 2 = 11.5."""
+    instance, output = tmp_path / "fork.json", tmp_path / "schedule.json"
+    instance.write_text(INSTANCE)
+    for objective, value in (("throughput", "10"), ("weighted", "11.5")):
+        flags = (f"--instance={instance}", f"--output={output}", f"--objective={objective}")
+        done = run("place", *flags)
+        assert done.returncode == 0, done.stderr
+        assert f"{objective:<12} {value} ns (optimal)" in done.stdout
+        assert "bottleneck   10 ns" in done.stdout
+        problem = read_problem(instance)
+        schedule = read_schedule(problem, output)
+        assert schedule.claim is not None
+        assert check(problem, schedule) == []
+    assert run("place", *flags, "--latency_weight=2").returncode == 1
+    assert "--objective" in run("optimize", "--help").stdout
+
+
 def test_place_needs_a_problem(tmp_path: Path) -> None:
     done = run("place", f"--output={tmp_path / 'schedule.json'}")
     assert done.returncode == 1

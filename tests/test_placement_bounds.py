@@ -116,7 +116,57 @@ def test_broken_interval_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert optimum(HOURGLASS) == 20
     assert _unsound(HOURGLASS, 20) == []
     monkeypatch.setattr(relaxation, "intervals", doubled)
-    assert [bound.value_ns for bound in _unsound(HOURGLASS, 20)] == [30]
+    assert [bound.value_ns for bound in _unsound(HOURGLASS, 20)] == [30, 30]
+
+
+# A chain of 2 or 8 on d0, 8 or 2 on d1, ways of 1, and only one of them fits d1; z is beside it.
+ALTERNATING = problem_of(
+    {"a": (2, 8), "b": (8, 2), "c": (2, 8), "d": (8, 2), "e": (2, 8), "z": (0, 0)},
+    [("a", "b", 1), ("b", "c", 1), ("c", "d", 1), ("d", "e", 1)],
+    memory=dict.fromkeys("abcde", 1),
+    capacity=(5, 1),
+)
+
+
+def test_relaxation_with_transfers_by_hand() -> None:
+    """All on d0 takes 22. One of b and d on d1 saves 6 and costs two ways: 18, also in halves."""
+    assert optimum(ALTERNATING) == 18
+    assert relaxation.linear(ALTERNATING, 40, LIMITS).value_ns == 17
+    assert relaxation.linear(ALTERNATING, 40, LIMITS, ways=True).value_ns == 18
+
+
+def test_local_search_proves_the_bound_with_transfers() -> None:
+    result = solve(ALTERNATING, SolveOptions(solver="local-search"))
+    assert (result.status, result.makespan_ns, result.lower_bound_ns) == ("optimal", 18, 18)
+    assert "bound: linear relaxation with transfers" in result.messages
+
+
+def test_relaxation_with_transfers_fills_channels() -> None:
+    """Sources on d0, sinks on d1, three ways of 5 one after another: 15, with two readers 30."""
+    works: dict[str, tuple[int | None, ...]] = {"z": (0, 0)}
+    works |= {f"a{i}": (0, None) for i in range(3)}
+    works |= {f"{kind}{i}": (None, 0) for kind in "bc" for i in range(3)}
+    edges = [(f"a{i}", f"b{i} c{i}", 5) for i in range(3)]
+    for congestion, transfers, expected in (
+        ("port", "per_tensor", 15),
+        ("link", "per_tensor", 15),
+        ("none", "per_tensor", 5),
+        ("port", "per_edge", 30),
+    ):
+        problem = problem_of(works, edges, congestion=congestion, transfers=transfers)
+        assert relaxation.linear(problem, 99, LIMITS, ways=True).value_ns == expected
+
+
+def test_broken_way_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ways that take twice as long: 22 - 6 + 4 = 20, and brute force knows 18."""
+    honest = relaxation._Relaxation._way
+
+    def doubled(*arguments: Any) -> dict[tuple[int, int, int], int]:
+        return {(k, m, 2 * time): column for (k, m, time), column in honest(*arguments).items()}
+
+    assert _unsound(ALTERNATING, 18) == []
+    monkeypatch.setattr(relaxation._Relaxation, "_way", doubled)
+    assert [bound.value_ns for bound in _unsound(ALTERNATING, 18)] == [20]
 
 
 def test_quantum_rounds_a_bound_up() -> None:
@@ -148,6 +198,7 @@ def _unsound(problem: Problem, best_ns: int) -> list[Bound]:
         bounds.critical_path(problem),
         bounds.blockwise(problem),
         relaxation.linear(problem, 2 * best_ns + 10, LIMITS),
+        relaxation.linear(problem, 2 * best_ns + 10, LIMITS, ways=True),
     )
     return [bound for bound in found if bounds.round_up(problem, bound.value_ns) > best_ns]
 

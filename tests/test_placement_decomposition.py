@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from moirai_tf.placement import Problem, SolveOptions, check, solve
 from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.decomposition.assignment import search_block
-from moirai_tf.placement.decomposition.blocks import clean_cuts, split
+from moirai_tf.placement.decomposition.blocks import split
 from moirai_tf.placement.decomposition.columns import Pool, Priced, Prices
+from moirai_tf.placement.decomposition.cutting import clean_cuts, cut_at
 from moirai_tf.placement.decomposition.work import NEVER
 from tests.placement_brute_force import optimum
 from tests.placement_cases import MODES, layered, problem_of, problems
@@ -27,7 +28,7 @@ DIAMOND = problem_of(
 
 def block_values(problem: Problem, nodes: int = 1_000_000, orders: int = 100_000) -> list[int]:
     """Value and bound of the only block, over all entries and exits."""
-    kind = split(problem, clean_cuts(problem)[-1:], 1)[0].kind
+    kind = split(problem, cut_at(problem, clean_cuts(problem)[-1:]), 1)[0].kind
     values, bounds = [], []
     for entry in kind.entries:
         for exit_device in kind.exits:
@@ -62,7 +63,7 @@ def test_equal_blocks_are_one_class() -> None:
         edges += [(f"a{i}", f"b{i} c{i}", 2), (f"b{i}", f"d{i}", 2), (f"c{i}", f"d{i}", 2)]
         edges += [(f"d{i}", f"a{i + 1}", 2)] if i < 3 else []
     problem = problem_of(compute, edges)
-    blocks = split(problem, clean_cuts(problem), 1)
+    blocks = split(problem, cut_at(problem, clean_cuts(problem)), 1)
     assert len(blocks) == 8  # entry, four diamonds, three ways between them
     assert len({id(block.kind) for block in blocks}) == 3
     result = solve(problem, SolveOptions(solver="decomposition", mip_gap=0.0))
@@ -76,9 +77,9 @@ def test_block_search_finds_the_optimum(problem: Problem) -> None:
         problem, devices=tuple(replace(device, memory_bytes=None) for device in problem.devices)
     )
     best = optimum(unlimited)
-    marks = clean_cuts(unlimited)
+    cutting = cut_at(unlimited, clean_cuts(unlimited))
     free = Priced(
-        Pool(split(unlimited, marks, 1), len(problem.devices), Deadline(60.0)),
+        Pool(split(unlimited, cutting, 1), len(problem.devices), Deadline(60.0)),
         Prices((0,) * len(problem.devices)),
     )
     free.close(0.0)
@@ -101,7 +102,7 @@ def test_cut_off_search_still_bounds(problem: Problem, nodes: int, orders: int) 
         colocation=(),
     )
     whole = replace(unlimited)
-    kind = split(whole, [], 1)[0].kind
+    kind = split(whole, cut_at(whole, ()), 1)[0].kind
     allowed = kind.between(0, 0)
     assert allowed is not None
     found = search_block(kind.data, allowed, np.zeros_like(kind.data.compute), NEVER, nodes, orders)

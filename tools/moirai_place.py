@@ -2,12 +2,15 @@
 
 Example:
   moirai_place --instance=instance.json --output=schedule.json --time_limit_s=30
+  moirai_place --instance=instance.json --output=schedule.json --objective=throughput
   moirai_place --saved_model_dir=model --cluster=cluster.yaml --costs=costs.json \\
     --output=schedule.json
 """
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 from absl import flags
@@ -56,17 +59,40 @@ def _from_model(place: Place) -> tuple[Problem, Result]:
 
 
 def _report(problem: Problem, result: Result) -> list[str]:
-    alone = "none" if result.single_device is None else f"{result.single_device_ns} ns"
     lines = [
         f"problem      {problem.name}: {len(problem.operators)} operators, "
         f"{len(problem.devices)} devices, {problem.transfers}, {problem.congestion}",
-        f"makespan     {result.makespan_ns} ns ({result.status})",
-        f"lower bound  {result.lower_bound_ns} ns, gap {100 * need(result.gap):.3f} %",
-        f"best single  {alone} ({result.single_device or 'no device can run all of it'})",
+        *_found(result),
     ]
-    lines.extend(f"{name:<12} {makespan_ns} ns" for name, makespan_ns in result.baselines)
+    lines.extend(f"{name:<12} {value_ns} ns" for name, value_ns in result.baselines)
     lines.extend(f"note         {message}" for message in result.messages)
     return [*lines, f"schedule     {_OUTPUT.value}"]
+
+
+def _found(result: Result) -> list[str]:
+    """The objective with its bound and, where that is not the makespan, what it is made of."""
+    alone = "none" if result.single_device is None else f"{result.single_device_ns} ns"
+    single = f"best single  {alone} ({result.single_device or 'no device can run all of it'})"
+    claim = need(result.schedule).claim
+    if claim is None:
+        return [
+            f"makespan     {result.makespan_ns} ns ({result.status})",
+            f"lower bound  {result.lower_bound_ns} ns, gap {100 * need(result.gap):.3f} %",
+            single,
+        ]
+    value, bound = map(_decimal, (need(result.objective_ns), need(result.objective_bound_ns)))
+    return [
+        f"{claim.objective.name:<12} {value} ns ({result.status})",
+        f"lower bound  {bound} ns, gap {100 * need(result.objective_gap):.3f} %",
+        f"bottleneck   {claim.bottleneck_ns} ns",
+        f"makespan     {result.makespan_ns} ns",
+        f"{single}, makespan",
+    ]
+
+
+def _decimal(value_ns: Fraction) -> Decimal:
+    """Exact, since weights are decimals."""
+    return Decimal(value_ns.numerator) / Decimal(value_ns.denominator)
 
 
 def entry() -> None:

@@ -28,3 +28,7 @@ class Deadline:
         """Raises OutOfTimeError when no time is left."""
         if self.elapsed_s() >= self._limit_s:
             raise OutOfTimeError
+
+    def part(self, share: float) -> Deadline:
+        """A deadline after a share of what is left."""
+        return Deadline(share * self.remaining_s())

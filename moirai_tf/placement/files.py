@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fields import Field, Format
 from moirai_tf.placement import schedule as statuses
+from moirai_tf.placement.objective import LATENCY, OBJECTIVES, WEIGHTED, objective_of
 from moirai_tf.placement.problem import (
     PER_EDGE,
     PER_TENSOR,
@@ -20,7 +22,7 @@ from moirai_tf.placement.problem import (
     Problem,
     Tensor,
 )
-from moirai_tf.placement.schedule import Placed, Schedule, Transfer
+from moirai_tf.placement.schedule import Claim, Placed, Schedule, Transfer
 from moirai_tf.placement.validation import require_valid
 
 _Matrix = tuple[tuple[int, ...], ...]
@@ -129,13 +131,15 @@ def schedule_from_json(problem: Problem, data: Any) -> Schedule:
         status=status,
         lower_bound_ns=root["lower_bound"].integer(),
         allowed_gap=0.0 if gap is None else gap.number(),
+        claim=_claim(root),
     )
 
 
 def schedule_to_json(problem: Problem, schedule: Schedule) -> dict[str, Any]:
     """The content of a schedule file.
 
-    `allowed_gap` is there only when `optimal` means "within this requested gap".
+    `allowed_gap` is there only when `optimal` means "within this requested gap"; `objective` and
+    what belongs to it only when that is not the makespan.
     """
     devices = [device.name for device in problem.devices]
     data: dict[str, Any] = {
@@ -146,8 +150,10 @@ def schedule_to_json(problem: Problem, schedule: Schedule) -> dict[str, Any]:
         "transfers_mode": problem.transfers,
         "congestion": problem.congestion,
     }
-    if schedule.status == statuses.OPTIMAL and schedule.lower_bound_ns < schedule.makespan_ns:
+    if schedule.status == statuses.OPTIMAL and schedule.objective_bound_ns < schedule.objective_ns:
         data["allowed_gap"] = schedule.allowed_gap
+    if schedule.claim is not None:
+        data |= _claim_to_json(schedule.claim)
     data["ops"] = {
         operator.name: {
             "device": devices[placed.device],
@@ -163,6 +169,31 @@ def schedule_to_json(problem: Problem, schedule: Schedule) -> dict[str, Any]:
 def write_schedule(problem: Problem, schedule: Schedule, path: str | Path) -> None:
     """Writes a schedule file."""
     _write(schedule_to_json(problem, schedule), path)
+
+
+def _claim(root: Field) -> Claim | None:
+    name = root.get("objective")
+    if name is None or name.one_of(OBJECTIVES, "objective") == LATENCY:
+        return None
+    weight = root["latency_weight"].number() if name.text() == WEIGHTED else 0.0
+    bound = root["objective_lower_bound"]
+    try:
+        lower_bound_ns = Fraction(bound.text())
+    except (ValueError, ZeroDivisionError) as error:
+        raise bound.fault(f"{bound.text()!r} is not a fraction") from error
+    objective = objective_of(name.text(), weight)
+    return Claim(objective, root["bottleneck"].integer(), lower_bound_ns)
+
+
+def _claim_to_json(claim: Claim) -> dict[str, Any]:
+    """The bound is text, as `37/2`, since it is exact and need not be whole."""
+    weight = {"latency_weight": float(claim.objective.latency_weight)}
+    return {
+        "objective": claim.objective.name,
+        **(weight if claim.objective.name == WEIGHTED else {}),
+        "bottleneck": claim.bottleneck_ns,
+        "objective_lower_bound": str(claim.lower_bound_ns),
+    }
 
 
 def _device(field: Field) -> Device:

@@ -20,12 +20,13 @@ _DUAL_DENOMINATOR = 2**40
 
 @dataclass(frozen=True)
 class LinearModel:
-    """Minimise one column subject to sparse rows; every column has finite bounds.
+    """Minimise a cost subject to sparse rows; every column has finite bounds.
 
     Rows are stored one after another: row r has entries `starts[r]:starts[r + 1]`.
     """
 
-    objective: int
+    cost: IntArray
+    """Coefficient of each column."""
     lower: IntArray
     upper: IntArray
     integer: BoolArray
@@ -37,6 +38,11 @@ class LinearModel:
     row_lower: FloatArray
     """-inf where there is none; finite entries are whole numbers."""
     row_upper: FloatArray
+
+    @property
+    def cost_unit(self) -> int:
+        """Size of a typical step of the cost; solvers see `cost / cost_unit`."""
+        return int(np.abs(self.cost * self.unit).max(initial=0)) or 1
 
     @property
     def columns(self) -> int:
@@ -57,6 +63,7 @@ class LinearModel:
             row_scale = 1.0 / np.where(largest > 0, largest, 1.0)
         lengths = np.diff(self.starts)
         return ScaledModel(
+            cost=self.cost * self.unit / self.cost_unit,
             lower=self.lower / self.unit,
             upper=self.upper / self.unit,
             value=value * np.repeat(row_scale, lengths).astype(np.float64),
@@ -70,6 +77,7 @@ class LinearModel:
 class ScaledModel:
     """The numbers of a `LinearModel` as a floating point solver should see them."""
 
+    cost: FloatArray
     lower: FloatArray
     upper: FloatArray
     value: FloatArray
@@ -114,8 +122,14 @@ class ModelBuilder:
 
     def build(self, objective: int) -> LinearModel:
         """The model that minimises column `objective`."""
+        return self.build_with({objective: 1})
+
+    def build_with(self, cost: Mapping[int, int]) -> LinearModel:
+        """The model that minimises a sum of columns, given their coefficients."""
+        costs = np.zeros(len(self.lower), dtype=np.int64)
+        costs[list(cost)] = list(cost.values())
         return LinearModel(
-            objective=objective,
+            cost=costs,
             lower=np.array(self.lower, dtype=np.int64),
             upper=np.array(self.upper, dtype=np.int64),
             integer=np.array(self.integer, dtype=np.bool_),
@@ -157,8 +171,7 @@ def dual_bound(model: LinearModel, duals: FloatArray) -> int:
     """
     finite = np.where(np.isfinite(duals), duals, 0.0).tolist()
     weights = [round(dual * _DUAL_DENOMINATOR) for dual in finite]
-    reduced = [0] * model.columns
-    reduced[model.objective] = _DUAL_DENOMINATOR
+    reduced = [cost * _DUAL_DENOMINATOR for cost in model.cost.tolist()]
     starts, index, value = model.starts.tolist(), model.index.tolist(), model.value.tolist()
     total = 0
     for row, weight in enumerate(weights):

@@ -10,25 +10,32 @@ from moirai_tf.placement.bounds import Bound, blocks, heads_ns, tails_ns
 from moirai_tf.placement.linear import LinearModel, ModelBuilder, dual_bound, time_unit_ns
 from moirai_tf.placement.milp import highs
 from moirai_tf.placement.milp.outcome import Limits
-from moirai_tf.placement.problem import IntArray, Problem
+from moirai_tf.placement.problem import LINK, PER_EDGE, PORT, IntArray, Problem
 
 _GRID = 6
 """Intervals of each block are made of about so many heads and tails."""
 
 
-def linear(problem: Problem, horizon_ns: int, limits: Limits) -> Bound:
+def linear(problem: Problem, horizon_ns: int, limits: Limits, *, ways: bool = False) -> Bound:
     """The linear relaxation of assignment, precedence, load and memory, proved by its duals.
 
     Every schedule of makespan at most `horizon_ns` satisfies the rows of `_Relaxation`, so the
     least makespan in it is a lower bound, or `horizon_ns` is one already; `dual_bound` makes a
     bound on that minimum out of any duals, however inexact, in whole numbers.
+
+    Args:
+      problem: a valid problem.
+      horizon_ns: a makespan that is not to be exceeded.
+      limits: of HiGHS.
+      ways: whether tensors take time; a much larger program.
     """
-    model = _Relaxation(problem, horizon_ns).model()
+    model = _Relaxation(problem, horizon_ns, ways=ways).model()
     outcome = highs.solve(model, {}, limits)
     if outcome.interrupted:
         raise KeyboardInterrupt
     value = 0 if outcome.row_duals is None else dual_bound(model, outcome.row_duals)
-    return Bound(max(0, min(value, horizon_ns)), "linear relaxation")
+    how = "linear relaxation with transfers" if ways else "linear relaxation"
+    return Bound(max(0, min(value, horizon_ns)), how)
 
 
 def intervals(
@@ -70,16 +77,25 @@ def _grid(times: IntArray) -> list[int]:
     return sorted({0, *ordered[steps].tolist()})
 
 
+def _channels(congestion: str, source: int, target: int) -> tuple[tuple[str, int, int], ...]:
+    """What a transfer occupies."""
+    if congestion == PORT:
+        return (("send", source, source), ("receive", target, target))
+    return (("link", source, target),) if congestion == LINK else ()
+
+
 class _Relaxation:
     """Builds the rows; block by block, so that times stay small and blocks nearly separate.
 
     A block lies between consecutive cuts a and b (or an end). Columns: share x_uk of unit u on
     device k, makespan T, start S of each cut, length L of each block from the finish of a to the
-    start of b, and start S_i of each operator inside, counted from the finish of a.
+    start of b, and start S_i of each operator inside, counted from the finish of a. With `ways`
+    also y_ijkm for each tensor from i to j in one block: 1 where i is on k and j on another m.
     """
 
-    def __init__(self, problem: Problem, horizon_ns: int) -> None:
+    def __init__(self, problem: Problem, horizon_ns: int, *, ways: bool) -> None:
         self.problem = problem
+        self.ways = ways
         self.horizon_ns = horizon_ns
         self.builder = ModelBuilder()
         self.unit_ns = time_unit_ns(horizon_ns)
@@ -129,7 +145,7 @@ class _Relaxation:
         """Rows of one block, i and j inside it:
 
         - `S_i >= sum_k head_ik x_ik` and `L >= S_i + sum_k tail_ik x_ik`
-        - `S_j >= S_i + sum_k compute_ik x_ik` for each tensor from i to j
+        - `S_j >= S_i + sum_k compute_ik x_ik` for each tensor from i to j; see `_way`
         - `L >= sum_i compute_ik x_ik` for each device k, as all of them run within L
         - `L - h - t >= sum_i inside_ik x_ik` for each device k and some intervals from h to L - t
         """
@@ -138,10 +154,7 @@ class _Relaxation:
         for operator, start in starts.items():
             builder.at_least([(1, start), *self._minus(heads, operator)], 0)
             builder.at_least([(1, length), (-1, start), *self._minus(tails, operator)], 0)
-            after = [problem.tensors[tensor].consumers for tensor in problem.outgoing[operator]]
-            for consumer in sorted({j for consumers in after for j in consumers} & starts.keys()):
-                wait = [(1, starts[consumer]), (-1, start)]
-                builder.at_least([*wait, *self._minus(problem.compute_ns, operator)], 0)
+        self._tensors(starts, length)
         for device in range(len(problem.devices)):
             able = [i for i in inside if problem.runnable[i, device]]
             load = [
@@ -157,6 +170,55 @@ class _Relaxation:
                     if energy[place, device]
                 ]
                 builder.at_least([(1, length), *load], head + tail)
+
+    def _tensors(self, starts: dict[int, int], length: int) -> None:
+        """Rows of a block's tensors. With `ways` the transfers on each channel fit into L:
+
+        - `L >= sum time_tkm y_ijkm` over one consumer j of each tensor, or over all of them where
+          each has its own transfer: what goes to other consumers only adds to it.
+        """
+        problem = self.problem
+        carried: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
+        for operator, tensor in ((i, tensor) for i in starts for tensor in problem.outgoing[i]):
+            consumers = [j for j in problem.tensors[tensor].consumers if j in starts]
+            for number, consumer in enumerate(consumers):
+                wait = [(1, starts[consumer]), (-1, starts[operator])]
+                moves = self._way(tensor, operator, consumer) if self.ways else {}
+                slower = [(-time, column) for (_, _, time), column in moves.items()]
+                wait += self._minus(problem.compute_ns, operator)
+                self.builder.at_least([*wait, *slower], 0)
+                if number and problem.transfers != PER_EDGE:
+                    continue
+                for (source, target, time), column in moves.items():
+                    for channel in _channels(problem.congestion, source, target):
+                        carried.setdefault(channel, []).append((-time, column))
+        for load in carried.values():
+            self.builder.at_least([(1, length), *load], 0)
+
+    def _way(self, tensor: int, source: int, target: int) -> dict[tuple[int, int, int], int]:
+        """Columns y_ijkm >= 0 of a tensor from i to j by (k, m, time), with their rows.
+
+        - `x_jk = x_ik + sum_m y_ijmk - sum_m y_ijkm` for each device k, so shares that differ must
+          move; the start of j then waits for `sum time_tkm y_ijkm` as well.
+        """
+        problem = self.problem
+        if problem.unit_of[source] == problem.unit_of[target]:
+            return {}
+        here, there = (self.shares[problem.unit_of[i]] for i in (source, target))
+        time_ns = problem.time_ns[tensor]
+        moves = {
+            (k, m, int(time_ns[k, m])): self.builder.column(0, 1)
+            for k in here
+            for m in there
+            if k != m
+        }
+        for device in sorted({*here, *there}):
+            left = [(1, column) for (k, _, _), column in moves.items() if k == device]
+            came = [(-1, column) for (_, m, _), column in moves.items() if m == device]
+            before = [(-1, here[device])] if device in here else []
+            after = [(1, there[device])] if device in there else []
+            self.builder.equal([*before, *after, *left, *came], 0)
+        return moves
 
     def _time(self) -> int:
         """A column for a time."""

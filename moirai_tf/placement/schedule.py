@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
+
+from moirai_tf.placement.objective import Objective
 
 OPTIMAL, FEASIBLE, INFEASIBLE, ERROR = "optimal", "feasible", "infeasible", "error"
 
@@ -30,6 +33,16 @@ class Transfer:
     """The operator it is for, in mode `per_edge`; None in mode `per_tensor`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What is claimed of a schedule when more than its makespan counts."""
+
+    objective: Objective
+    bottleneck_ns: int
+    lower_bound_ns: Fraction
+    """On the objective."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A schedule and what is claimed of it; `check.check` tells whether it is true."""
@@ -39,10 +52,25 @@ class Schedule:
     transfers: tuple[Transfer, ...]
     makespan_ns: int
     status: str = FEASIBLE
-    """`optimal` or `feasible`."""
+    """`optimal` or `feasible`, for the objective."""
     lower_bound_ns: int = 0
+    """On the makespan, whatever the objective."""
     allowed_gap: float = 0.0
     """Relative gap within which `optimal` was asked for."""
+    claim: Claim | None = None
+    """None where the makespan is the objective."""
+
+    @property
+    def objective_ns(self) -> Fraction:
+        """The objective, by the schedule's own claims."""
+        if self.claim is None:
+            return Fraction(self.makespan_ns)
+        return self.claim.objective.value_ns(self.makespan_ns, self.claim.bottleneck_ns)
+
+    @property
+    def objective_bound_ns(self) -> Fraction:
+        """The proved lower bound on the objective."""
+        return Fraction(self.lower_bound_ns) if self.claim is None else self.claim.lower_bound_ns
 
     @property
     def assignment(self) -> tuple[int, ...]:
@@ -57,6 +85,6 @@ def schedule_of(placed: Iterable[Placed], transfers: Iterable[Transfer]) -> Sche
     return Schedule(placed, tuple(ordered), max((p.finish_ns for p in placed), default=0))
 
 
-def relative_gap(makespan_ns: int, lower_bound_ns: int) -> float:
-    """Share of the makespan that is not proved necessary."""
-    return 0.0 if makespan_ns == 0 else (makespan_ns - lower_bound_ns) / makespan_ns
+def relative_gap(value_ns: int | Fraction, lower_bound_ns: int | Fraction) -> float:
+    """Share of a makespan or another objective that is not proved necessary."""
+    return 0.0 if value_ns == 0 else float((value_ns - lower_bound_ns) / value_ns)

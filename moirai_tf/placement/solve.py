@@ -8,22 +8,27 @@ from fractions import Fraction
 from moirai_tf.errors import MoiraiError
 from moirai_tf.options import check_options, option
 from moirai_tf.placement import bounds
+from moirai_tf.placement.bottleneck import bottleneck_ns
 from moirai_tf.placement.check import check
 from moirai_tf.placement.deadline import Deadline, OutOfTimeError
 from moirai_tf.placement.heuristics import OneDevice, single
 from moirai_tf.placement.memory import InfeasibleError, Packing, pack
 from moirai_tf.placement.milp.outcome import Limits
+from moirai_tf.placement.objective import LATENCY, OBJECTIVES, Objective, objective_of
 from moirai_tf.placement.problem import Problem
+from moirai_tf.placement.reductions import Reduced, reduce
 from moirai_tf.placement.schedule import (
     ERROR,
     FEASIBLE,
     INFEASIBLE,
     OPTIMAL,
+    Claim,
     Schedule,
     relative_gap,
 )
 from moirai_tf.placement.simulate import simulate
-from moirai_tf.placement.strategies import STRATEGIES, Incumbent, Progress, Search
+from moirai_tf.placement.strategies import STRATEGIES, Incumbent, Progress, Search, Strategy
+from moirai_tf.placement.strategies.objectives import strategy_for
 from moirai_tf.placement.validation import require_valid
 
 
@@ -39,9 +44,18 @@ class SolveOptions:
     min_gain: float = option(
         0.0, "share by which a placement must beat the best single device to be preferred to it"
     )
+    objective: str = option(
+        LATENCY,
+        "what is minimised: the makespan of one request, the largest load of any device or "
+        "channel when requests are pipelined, or a weighted sum of the two",
+        choices=OBJECTIVES,
+    )
+    latency_weight: float = option(0.5, "share of the makespan in the weighted objective")
 
     def __post_init__(self) -> None:
         check_options(self)
+        self.minimised()
+        self.strategy()
         for name, value, good, range_text in (
             ("time_limit_s", self.time_limit_s, self.time_limit_s > 0, "above 0"),
             ("mip_gap", self.mip_gap, 0 <= self.mip_gap < 1, "at least 0 and below 1"),
@@ -56,22 +70,33 @@ class SolveOptions:
                     fix=f"give a value {range_text}",
                 )
 
+    def minimised(self) -> Objective:
+        """The objective with its exact weight."""
+        return objective_of(self.objective, self.latency_weight)
+
+    def strategy(self) -> Strategy:
+        """What looks for a schedule with this objective."""
+        if self.objective == LATENCY:
+            return STRATEGIES[self.solver]
+        return strategy_for(self.objective, self.solver)
+
 
 @dataclass(frozen=True)
 class Result:
     """The answer to a problem, and how it came about."""
 
     status: str
-    """`optimal` (the bound is the makespan, or within the gap that was asked for, which a message
-    then states), `feasible`, `infeasible` or `error`."""
+    """`optimal` (the bound is the objective's value, or within the gap that was asked for, which a
+    message then states), `feasible`, `infeasible` or `error`."""
     schedule: Schedule | None = None
     """Checked; None when infeasible or in error."""
     lower_bound_ns: int = 0
+    """On the makespan."""
     messages: tuple[str, ...] = ()
     """How schedule and bound were found, and what else a user should know."""
     history: tuple[Incumbent, ...] = ()
     baselines: tuple[tuple[str, int], ...] = ()
-    """(heuristic, makespan) of those that were run."""
+    """(heuristic, objective in ns, rounded up) of those that were run."""
     single_device: str | None = None
     """Name of the best device that could do all the work alone, if any; operators that take no
     time and cannot be there, as pinned feeds and fetches, stay on a device of their own."""
@@ -89,6 +114,23 @@ class Result:
         if self.schedule is None:
             return None
         return relative_gap(self.schedule.makespan_ns, self.lower_bound_ns)
+
+    @property
+    def objective_ns(self) -> Fraction | None:
+        """Objective of the schedule; the makespan, if that is the objective."""
+        return None if self.schedule is None else self.schedule.objective_ns
+
+    @property
+    def objective_bound_ns(self) -> Fraction | None:
+        """Proved lower bound on the objective."""
+        return None if self.schedule is None else self.schedule.objective_bound_ns
+
+    @property
+    def objective_gap(self) -> float | None:
+        """(objective - bound) / objective."""
+        if self.schedule is None:
+            return None
+        return relative_gap(self.schedule.objective_ns, self.schedule.objective_bound_ns)
 
 
 def solve(
@@ -111,6 +153,8 @@ def solve(
     """
     require_valid(problem)
     deadline = Deadline(options.time_limit_s)
+    reduced = reduce(problem)
+    problem = reduced.problem
     limits = Limits(options.time_limit_s, 0.0, options.threads, options.seed)
     try:
         packing = pack(problem, limits)
@@ -125,12 +169,12 @@ def solve(
     try:
         for bound in (bounds.critical_path, bounds.blockwise):
             search.prove(bound(problem))
-        STRATEGIES[options.solver].run(search)
+        options.strategy().run(search)
     except OutOfTimeError:
         search.notes.append(f"the time limit of {options.time_limit_s:g} s ended the search")
     except KeyboardInterrupt:
         search.notes.append("the search was interrupted")
-    return _result(search, alone, options)
+    return _result(reduced, search, alone, options)
 
 
 def _started(
@@ -153,42 +197,53 @@ def _started(
         seed=options.seed,
         best=first,
         progress=progress,
+        objective=options.minimised(),
     )
-    search.offer(first, "single" if alone else "packing")
     if alone:
-        search.baselines["single"] = first.makespan_ns
+        search.baseline(first, "single")
+    else:
+        search.offer(first, "packing")
     return search
 
 
-def _result(search: Search, alone: OneDevice | None, options: SolveOptions) -> Result:
-    """The claims that can be made, checked once more."""
-    problem, bound = search.problem, search.bound
+def _result(
+    reduced: Reduced, search: Search, alone: OneDevice | None, options: SolveOptions
+) -> Result:
+    """The claims that can be made of the problem as it was given, checked once more."""
+    bound_ns = search.lower_bound_ns
     schedule, notes = _preferred(search, alone, options)
-    within = schedule.makespan_ns - bound.value_ns <= (
-        Fraction(options.mip_gap) * schedule.makespan_ns
-    )
-    loose = within and bound.value_ns < schedule.makespan_ns
+    value_ns = search.value_ns(schedule)
+    within = value_ns - bound_ns <= Fraction(options.mip_gap) * value_ns
+    loose = within and bound_ns < value_ns
     schedule = replace(
-        schedule,
+        reduced.invert(schedule),
         status=OPTIMAL if within else FEASIBLE,
-        lower_bound_ns=bound.value_ns,
+        lower_bound_ns=search.bound.value_ns,
         allowed_gap=options.mip_gap if loose else 0.0,
+        claim=_claim(search, schedule),
     )
     if loose:
         notes.append(f"optimal within the requested gap of {options.mip_gap:g}")
-    wrong = check(problem, schedule)
+    wrong = check(reduced.original, schedule)
     if wrong:
         return Result(ERROR, messages=(*search.faults, *wrong))
     return Result(
         status=schedule.status,
         schedule=schedule,
-        lower_bound_ns=bound.value_ns,
-        messages=(*notes, f"bound: {bound.how}", *search.faults),
+        lower_bound_ns=search.bound.value_ns,
+        messages=(*notes, f"bound: {search.how_bounded}", *search.faults),
         history=tuple(search.history),
         baselines=tuple(search.baselines.items()),
-        single_device=None if alone is None else problem.devices[alone.device].name,
+        single_device=None if alone is None else reduced.original.devices[alone.device].name,
         single_device_ns=None if alone is None else alone.schedule.makespan_ns,
     )
+
+
+def _claim(search: Search, schedule: Schedule) -> Claim | None:
+    """What is claimed besides the makespan, if that is not all that counts."""
+    if search.objective.name == LATENCY:
+        return None
+    return Claim(search.objective, bottleneck_ns(search.problem, schedule), search.lower_bound_ns)
 
 
 def _preferred(
@@ -199,8 +254,8 @@ def _preferred(
     found_by = [f"schedule: {incumbent.found_by}" for incumbent in search.history[-1:]]
     if alone is None:
         return best, [*found_by, *search.notes]
-    alone_ns = alone.schedule.makespan_ns
-    gain_ns = alone_ns - best.makespan_ns
+    alone_ns = search.value_ns(alone.schedule)
+    gain_ns = alone_ns - search.value_ns(best)
     if gain_ns > 0 and gain_ns >= Fraction(options.min_gain) * alone_ns:
         return best, [*found_by, *search.notes]
     kept = f"schedule: one device; no placement was found that beats it by {options.min_gain:.1%}"

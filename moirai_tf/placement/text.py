@@ -38,9 +38,14 @@ def _problem_lines(problem: Problem) -> Iterator[str]:
 
 def _schedule_lines(problem: Problem, schedule: Schedule) -> Iterator[str]:
     claim = f"{schedule.status} makespan={schedule.makespan_ns} bound={schedule.lower_bound_ns}"
-    if schedule.status == OPTIMAL and schedule.lower_bound_ns < schedule.makespan_ns:
+    if schedule.status == OPTIMAL and schedule.objective_bound_ns < schedule.objective_ns:
         claim += f" within gap {schedule.allowed_gap:g}"
     yield f"schedule of {problem.name}  {claim}"
+    if schedule.claim is not None:
+        yield (
+            f"objective {schedule.claim.objective.name}={schedule.objective_ns} "
+            f"bound={schedule.claim.lower_bound_ns} bottleneck={schedule.claim.bottleneck_ns}"
+        )
     for device, info in enumerate(problem.devices):
         here = [i for i, placed in enumerate(schedule.placed) if placed.device == device]
         here.sort(key=lambda i: (schedule.placed[i].start_ns, problem.topological_position[i]))

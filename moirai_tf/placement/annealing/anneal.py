@@ -13,6 +13,7 @@ from moirai_tf.placement.annealing.plan import (
     earliest_position,
     latest_position,
     relocate,
+    rent_ns,
     shift,
 )
 from moirai_tf.placement.annealing.window import (
@@ -49,7 +50,8 @@ class Saved(NamedTuple):
     assignment: IntArray
     """(2, n), by operator."""
     value_ns: IntArray
-    """(3,): makespan as it was found, value of the best, value of the present plan."""
+    """(3,): makespan as it was found, value of the best, value of the present plan; the price of
+    memory is in all of them."""
 
 
 def new_move() -> Move:
@@ -83,8 +85,9 @@ def open_window(
     makespan_ns = max(makespan_ns, play_range(arrays, state, plan, first, len(plan.order)))
     look_back(arrays, state, plan, outside, last)
     restore(arrays, state, plan, outside, first, len(plan.order))
-    saved.value_ns[0] = makespan_ns
-    saved.value_ns[1:] = value(arrays, state, plan, outside, first, last, np.inf)
+    paid_ns = rent_ns(plan)
+    saved.value_ns[0] = paid_ns + makespan_ns
+    saved.value_ns[1:] = paid_ns + value(arrays, state, plan, outside, first, last, np.inf)
     _save(plan, saved, 0, first, last)
     _save(plan, saved, 1, first, last)
 
@@ -101,24 +104,21 @@ def anneal(
     first: int,
     last: int,
     steps: int,
-    hot_ns: float,
-    cold_ns: float,
+    temperature_ns: float,
     seed: int,
 ) -> None:
-    """Changes an open window while the temperature falls geometrically.
+    """Changes an open window at one temperature.
 
     Source: Kirkpatrick, Gelatt and Vecchi 1983.
     """
     np.random.seed(seed)
-    cooling = (cold_ns / hot_ns) ** (1 / steps)
-    temperature_ns = hot_ns
     for _ in range(steps):
-        temperature_ns *= cooling
         if not _change(arrays, units, plan, move, first, last):
             continue
         enough_ns = saved.value_ns[2] - temperature_ns * np.log(1 - np.random.random())
+        paid_ns = rent_ns(plan)
         restore(arrays, state, plan, outside, first, last)
-        found_ns = value(arrays, state, plan, outside, first, last, enough_ns)
+        found_ns = paid_ns + value(arrays, state, plan, outside, first, last, enough_ns - paid_ns)
         if found_ns > enough_ns:
             _take_back(units, plan, move)
             continue
@@ -130,12 +130,26 @@ def anneal(
 
 @compiled_lean
 def close_window(
-    arrays: Arrays, units: Units, plan: Plan, state: State, saved: Saved, first: int, last: int
+    arrays: Arrays,
+    units: Units,
+    plan: Plan,
+    state: State,
+    saved: Saved,
+    first: int,
+    last: int,
+    error_ns: float,
 ) -> int:
-    """Keeps the best of a window if the makespan of the whole is no worse than before."""
+    """Plays the whole; the makespan.
+
+    The present plan stays if its value was right but for `error_ns`. If not, the best one takes
+    its place, and if that is worse than what was found in the beginning, then that does.
+    """
+    makespan_ns = _played(arrays, state, plan)
+    if makespan_ns + rent_ns(plan) <= saved.value_ns[2] + error_ns:
+        return makespan_ns
     _load(units, plan, saved, 1, first, last)
     makespan_ns = _played(arrays, state, plan)
-    if makespan_ns <= saved.value_ns[0]:
+    if makespan_ns + rent_ns(plan) <= saved.value_ns[0]:
         return makespan_ns
     _load(units, plan, saved, 0, first, last)
     return _played(arrays, state, plan)

@@ -8,6 +8,7 @@ import numpy as np
 
 from moirai_tf.placement.arrays import Arrays, IntArray
 from moirai_tf.placement.compiled import compiled_lean
+from moirai_tf.placement.linear import FloatArray
 from moirai_tf.placement.problem import Problem
 
 
@@ -33,6 +34,8 @@ class Plan(NamedTuple):
     """Device of each operator."""
     free_bytes: IntArray
     """Of each device."""
+    price: FloatArray
+    """What a byte of each device costs, in ns."""
 
 
 def units_of(problem: Problem) -> Units:
@@ -58,7 +61,17 @@ def plan_of(problem: Problem, order: list[int], assignment: tuple[int, ...]) -> 
         position=position,
         assignment=np.array(assignment, dtype=np.int64),
         free_bytes=free_bytes,
+        price=np.zeros(len(free_bytes)),
     )
+
+
+@compiled_lean
+def rent_ns(plan: Plan) -> int:
+    """Price of the memory in use, but for a constant."""
+    paid = 0.0
+    for device in range(len(plan.price)):
+        paid -= plan.price[device] * plan.free_bytes[device]
+    return int(paid)
 
 
 @compiled_lean

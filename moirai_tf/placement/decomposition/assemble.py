@@ -9,14 +9,15 @@ from moirai_tf.placement.decomposition.blocks import NOBODY
 from moirai_tf.placement.decomposition.columns import Column, Pool
 from moirai_tf.placement.problem import PER_EDGE, Problem
 from moirai_tf.placement.schedule import Schedule
-from moirai_tf.placement.simulate import TransferKey, replay
+from moirai_tf.placement.simulate import TransferKey, replay, simulate
 
 
-def assemble(problem: Problem, pool: Pool, columns: Sequence[Column]) -> Schedule:
+def assemble(problem: Problem, pool: Pool, columns: Sequence[Column], *, exact: bool) -> Schedule:
     """Plays the blocks' orders one after another.
 
-    The columns say devices and orders; times are worked out anew, so tensors that the blocks do
-    not know of are moved as soon as they can be.
+    The columns say devices and orders; times are worked out anew. Tensors that the blocks do not
+    know of are moved as soon as they can be, and operators that may run in an earlier block are
+    also tried in the gaps there.
     """
     assignment = [0] * len(problem.operators)
     starts: list[float] = [0.0] * len(problem.operators)
@@ -38,4 +39,18 @@ def assemble(problem: Problem, pool: Pool, columns: Sequence[Column]) -> Schedul
                 last = block.operators[key] if problem.transfers == PER_EDGE else key
                 moves[name, last] = begin + start
         begin += column.ticks
-    return replay(problem, assignment, starts, moves)
+    schedule = replay(problem, assignment, starts, moves)
+    if exact:
+        return schedule
+    gaps = simulate(problem, assignment, producers_first(problem, starts))
+    return min(schedule, gaps, key=lambda option: option.makespan_ns)
+
+
+def producers_first(problem: Problem, starts: list[float]) -> list[int]:
+    """Operators in order of their starts, but none before what it waits for."""
+    for operator in problem.topological_order:
+        for tensor in problem.incoming[operator]:
+            producer = problem.tensors[tensor].producer
+            starts[operator] = max(starts[operator], starts[producer])
+    position = problem.topological_position
+    return sorted(range(len(starts)), key=lambda operator: (starts[operator], position[operator]))

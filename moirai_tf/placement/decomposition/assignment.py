@@ -7,22 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from moirai_tf.placement.compiled import compiled
-from moirai_tf.placement.decomposition.sequence import best_sequence
-from moirai_tf.placement.decomposition.work import (
-    NEVER,
-    BlockData,
-    Work,
-    collect_jobs,
-    decide,
-    fill_tails,
-    jobs_bound,
-    new_work,
-    path_tails,
-    paths_bound,
-    possible,
-    to_events,
-)
+from moirai_tf.placement.decomposition.propagation import State, new_state, order_block
+from moirai_tf.placement.decomposition.tree import ORDERS_PER_NODE, expand, hardest, new_tree
+from moirai_tf.placement.decomposition.work import NEVER, OPEN, BlockData
 from moirai_tf.placement.problem import BoolArray, IntArray
+
+_FIRST_STEP = 64
+"""The first goal is above the root's bound by this part of it."""
 
 
 class Found(NamedTuple):
@@ -40,108 +31,6 @@ class Found(NamedTuple):
     nodes: int
 
 
-class _Costs(NamedTuple):
-    """Prices of a block, made relative: the least of each operator is 0."""
-
-    extra: IntArray
-    """(operators, devices): price above the operator's least."""
-    weight: IntArray
-    """Time plus `extra`."""
-    tails: IntArray
-    """`path_tails` of `weight`."""
-    base: int
-    """Sum of the least prices."""
-
-
-@compiled
-def _relative(data: BlockData, allowed: BoolArray, price: IntArray) -> _Costs:
-    operators, devices = data.compute.shape
-    base = 0
-    extra = np.zeros((operators, devices), dtype=np.int64)
-    for operator in range(operators):
-        least = NEVER
-        for device in range(devices):
-            if allowed[operator, device]:
-                least = min(least, price[operator, device])
-        base += least
-        for device in range(devices):
-            extra[operator, device] = price[operator, device] - least
-    weight = data.compute + extra
-    return _Costs(extra, weight, path_tails(data, allowed, weight), base)
-
-
-@compiled
-def _expand(
-    data: BlockData,
-    allowed: BoolArray,
-    costs: _Costs,
-    work: Work,
-    operator: int,
-    paid: int,
-    best: int,
-    options: IntArray,
-    bounds: IntArray,
-) -> int:
-    """Devices for the next operator that may lead below `best`, with bounds, least bound first.
-
-    For fixed devices of the operators so far a schedule costs what they pay, and at least the
-    time that a path or one busy resource needs; a path's undecided operators pay as well.
-    """
-    machines = 3 * data.compute.shape[1] + data.compute.shape[1] ** 2
-    count = 0
-    for device in range(data.compute.shape[1]):
-        if not possible(data, allowed, work, operator, device):
-            continue
-        decide(data, work, operator, device)
-        cost = paid + costs.extra[operator, device]
-        bound = cost + paths_bound(data, allowed, costs.weight, costs.tails, work, operator + 1)
-        if bound < best:
-            fill_tails(data, allowed, costs.tails, work, operator + 1)
-            jobs = collect_jobs(data, work, operator + 1)
-            bound = max(bound, cost + jobs_bound(work, jobs, machines))
-            bound = max(bound, cost + work.finish[operator] + work.after[operator])
-        if bound >= best:
-            continue
-        place = count
-        while place and bounds[place - 1] > bound:
-            bounds[place] = bounds[place - 1]
-            options[place] = options[place - 1]
-            place -= 1
-        bounds[place] = bound
-        options[place] = device
-        count += 1
-    return count
-
-
-@compiled
-def order_block(
-    data: BlockData, allowed: BoolArray, costs: _Costs, work: Work, cutoff: int, limit: int
-) -> tuple[int, int, IntArray, IntArray]:
-    """The best orders when all operators have devices.
-
-    Returns:
-      Makespan (`cutoff` if none is less), a bound, operator starts, and transfers as in `Found`.
-    """
-    operators, devices = data.compute.shape
-    machines = 3 * devices + devices * devices
-    fill_tails(data, allowed, costs.tails, work, operators)
-    jobs = collect_jobs(data, work, operators)
-    events, job_of = to_events(data, work, jobs, machines)
-    event_start = np.zeros(jobs, dtype=np.int64)
-    value, bound = best_sequence(events, cutoff, limit, event_start)
-    start = np.zeros(operators, dtype=np.int64)
-    transfers = np.zeros((jobs - operators, 3), dtype=np.int64)
-    for event in range(jobs):
-        job = job_of[event]
-        if job < operators:
-            start[job] = event_start[event]
-        else:
-            transfers[job - operators, 0] = work.job_tensor[job]
-            transfers[job - operators, 1] = work.job_key[job]
-            transfers[job - operators, 2] = event_start[event]
-    return value, bound, start, transfers
-
-
 @compiled
 def search_block(
     data: BlockData,
@@ -153,6 +42,9 @@ def search_block(
 ) -> Found:
     """Branch and bound over devices; orders are solved exactly once all devices are chosen.
 
+    The search is repeated with goals that rise from the root's bound to the cutoff until it finds
+    a value below its goal. Low goals are refuted soon, and a good value is not needed first.
+
     Args:
       data: the block.
       allowed: (operators, devices); at least one device each, one for entry and exit.
@@ -161,50 +53,95 @@ def search_block(
       node_limit: nodes after which the search gives up, with a valid bound.
       sequence_limit: the same for each search over orders.
     """
-    operators, devices = data.compute.shape
-    costs = _relative(data, allowed, price)
-    work = new_work(data)
-    best_device = np.zeros(operators, dtype=np.int64)
-    best_start = np.zeros(operators, dtype=np.int64)
-    best_transfers = np.zeros((0, 3), dtype=np.int64)
-    options = np.zeros((operators, devices), dtype=np.int64)
-    bounds = np.zeros((operators, devices), dtype=np.int64)
-    sizes = np.zeros(operators, dtype=np.int64)
-    taken = np.zeros(operators, dtype=np.int64)
-    paid = np.zeros(operators + 1, dtype=np.int64)
-    best = open_bound = cutoff - costs.base
-    sizes[0] = _expand(data, allowed, costs, work, 0, 0, best, options[0], bounds[0])
-    nodes, depth = 1, 0
-    while depth >= 0:
-        if taken[depth] == sizes[depth]:
-            depth -= 1
-            continue
-        device, bound = options[depth, taken[depth]], bounds[depth, taken[depth]]
-        taken[depth] += 1
+    state = new_state(data, price)
+    nothing = min(0, node_limit)
+    found = _search(state, allowed, cutoff, nothing, nothing, sequence_limit)
+    value, lower, nodes = found.value, found.bound, found.nodes
+    step = 1 + lower // _FIRST_STEP
+    done = value < cutoff or lower == cutoff
+    while not done and nodes <= node_limit:
+        goal = min(cutoff, lower + step)
+        left = node_limit - nodes
+        patience = left if goal == cutoff else left // 2
+        found = _search(state, allowed, goal, patience, left, sequence_limit)
+        nodes += found.nodes
+        lower = max(lower, found.bound)
+        step = step + step // 4 if found.bound == goal else 4 * step
+        done = found.value < goal or goal == cutoff
+        value = found.value if found.value < goal else cutoff
+    return Found(value, lower, found.device, found.start, found.transfers, nodes)
+
+
+@compiled
+def _nothing(operators: int, goal: int) -> Found:
+    return Found(
+        goal,
+        goal,
+        np.zeros(operators, dtype=np.int64),
+        np.zeros(operators, dtype=np.int64),
+        np.zeros((0, 3), dtype=np.int64),
+        0,
+    )
+
+
+@compiled
+def _search(
+    state: State,
+    allowed: BoolArray,
+    goal: int,
+    patience: int,
+    node_limit: int,
+    sequence_limit: int,
+) -> Found:
+    """Depth first; of a node's children the one with the least bound first.
+
+    Args:
+      state: the block.
+      allowed: (operators, devices).
+      goal: only a smaller value is of interest.
+      patience: nodes after which the search gives up if it has found nothing yet.
+      node_limit: nodes after which it gives up.
+      sequence_limit: nodes of each search over orders.
+    """
+    found = _nothing(len(allowed), goal)
+    tree = new_tree(state, allowed, goal)
+    best = open_bound = goal
+    level, nodes = 0, 1
+    while level >= 0:
+        place = int(np.argmin(tree.bound[level]))
+        bound = tree.bound[level, place]
         if bound >= best:
+            level -= 1
             continue
-        if nodes > node_limit:
+        tree.bound[level, place] = NEVER
+        operator = hardest(state.data, tree.domain[level, place])
+        if operator == OPEN:
+            leaf = _leaf(state, tree.domain[level, place], best, sequence_limit)
+            nodes += leaf.nodes // ORDERS_PER_NODE
+            open_bound = min(open_bound, max(bound, leaf.bound))
+            if leaf.value < best:
+                best, found = leaf.value, leaf
+        elif nodes > (patience if best == goal else node_limit):
             open_bound = min(open_bound, bound)
-            continue
-        decide(data, work, depth, device)
-        paid[depth + 1] = paid[depth] + costs.extra[depth, device]
-        cost = paid[depth + 1]
-        if depth + 1 < operators:
-            depth += 1
-            nodes += 1
-            taken[depth] = 0
-            sizes[depth] = _expand(
-                data, allowed, costs, work, depth, cost, best, options[depth], bounds[depth]
-            )
-            continue
-        value, proved, start, transfers = order_block(
-            data, allowed, costs, work, best - cost, sequence_limit
-        )
-        if proved < value:
-            open_bound = min(open_bound, proved + cost)
-        if value + cost < best:
-            best = value + cost
-            best_device[:] = work.device
-            best_start, best_transfers = start, transfers
-    lower = min(best, open_bound) + costs.base
-    return Found(best + costs.base, lower, best_device, best_start, best_transfers, nodes)
+        else:
+            nodes += expand(tree, state, level, place, operator, best)
+            level += 1
+    lower = min(best, open_bound)
+    return Found(best, lower, found.device, found.start, found.transfers, nodes)
+
+
+@compiled
+def _leaf(state: State, domain: BoolArray, best: int, sequence_limit: int) -> Found:
+    """The best orders when all operators have devices; the bound is at most `best`."""
+    operators, devices = domain.shape
+    device = np.zeros(operators, dtype=np.int64)
+    cost = 0
+    for operator in range(operators):
+        for place in range(devices):
+            if domain[operator, place]:
+                device[operator] = place
+                cost += state.price[operator, place]
+    done = order_block(state, domain, best - cost, sequence_limit)
+    return Found(
+        done.makespan + cost, done.bound + cost, device, done.start, done.transfers, done.nodes
+    )

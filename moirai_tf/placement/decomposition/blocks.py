@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from moirai_tf.placement.arrays import flat
-from moirai_tf.placement.bounds import cuts
+from moirai_tf.placement.decomposition.cutting import Cutting
 from moirai_tf.placement.decomposition.work import FREE, LINKS, PORTS, BlockData
 from moirai_tf.placement.problem import (
     LINK,
@@ -68,56 +68,42 @@ class Block:
     kind: BlockClass
 
 
-def clean_cuts(problem: Problem) -> list[int]:
-    """Cuts that no tensor jumps over, in topological order.
-
-    When such an operator ends, all earlier ones have ended and no tensor of theirs is still to be
-    moved, so every device and channel is idle and the makespan is the sum over the blocks.
-    """
-    position = problem.topological_position
-    change = np.zeros(len(position) + 2, dtype=np.int64)
-    for tensor in problem.tensors:
-        begin = position[tensor.producer] + 1
-        end = max(position[consumer] for consumer in tensor.consumers)
-        if begin < end:
-            change[begin] += 1
-            change[end] -= 1
-    jumped = np.cumsum(change)
-    return [cut for cut in cuts(problem) if jumped[position[cut]] == 0]
-
-
-def split(problem: Problem, marks: Sequence[int], scale: int) -> list[Block]:
+def split(problem: Problem, cutting: Cutting, scale: int) -> list[Block]:
     """The blocks between cuts, in order.
 
     Args:
       problem: a valid problem.
-      marks: clean cuts in topological order.
+      cutting: where it is cut.
       scale: ticks in a nanosecond.
     """
-    order, position = problem.topological_order, problem.topological_position
-    places = [-1, *(position[mark] for mark in marks)]
-    if not marks or places[-1] < len(order) - 1:
-        places.append(len(order))
     known: dict[bytes, BlockClass] = {}
-    blocks = []
-    for low, high in pairwise(places):
-        entry = order[low] if low >= 0 else NOBODY
-        exit_operator = order[high] if high < len(order) else NOBODY
-        inner = order[low + 1 : high]
-        blocks.append(_Builder(problem, entry, inner, exit_operator, scale).block(known))
-    return blocks
+    ends = [NOBODY, *cutting.cuts, NOBODY]
+    inner = list(cutting.inner)
+    if cutting.cuts and not inner[-1]:
+        del ends[-1], inner[-1]
+    return [
+        _Builder(problem, entry, members, exit_operator, cutting.floats, scale).block(known)
+        for (entry, exit_operator), members in zip(pairwise(ends), inner, strict=True)
+    ]
 
 
 class _Builder:
     """Makes one block's arrays."""
 
     def __init__(
-        self, problem: Problem, entry: int, inner: Sequence[int], exit_operator: int, scale: int
+        self,
+        problem: Problem,
+        entry: int,
+        inner: Sequence[int],
+        exit_operator: int,
+        floats: frozenset[int],
+        scale: int,
     ) -> None:
         self.problem = problem
+        self.floats = floats
         self.scale = scale
-        members = set(inner) | ({exit_operator} - {NOBODY})
-        producers = [operator for operator in (entry, *inner) if operator != NOBODY]
+        members = (set(inner) | {exit_operator}) - {NOBODY} - floats
+        producers = [o for o in (entry, *inner) if o != NOBODY and o not in floats]
         ids = [tensor for producer in producers for tensor in problem.outgoing[producer]]
         self.edges = {
             tensor: [c for c in problem.tensors[tensor].consumers if c in members] for tensor in ids
@@ -158,7 +144,7 @@ class _Builder:
                 inputs[reader].append(tensor)
         compute = np.zeros((count, devices), dtype=np.int64)
         for i, operator in enumerate(self.operators):
-            if i and operator != NOBODY:
+            if i and operator != NOBODY and operator not in self.floats:
                 compute[i] = np.maximum(self.problem.compute_ns[operator], 0) * self.scale
         read_by, first_reader = flat([readers for _, readers in rows])
         inputs_read, first_input = flat(inputs)

@@ -12,11 +12,15 @@ from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.decomposition.assignment import Found, search_block
 from moirai_tf.placement.decomposition.blocks import Block, BlockClass
 from moirai_tf.placement.decomposition.enumeration import enumerate_block
+from moirai_tf.placement.decomposition.frontier import memory_of, undominated
 from moirai_tf.placement.decomposition.work import NEVER
 from moirai_tf.placement.problem import BoolArray, IntArray
 
 _SEQUENCE_NODES = 5_000
 _FIRST_NODES, _GROWTH = 3_000, 10
+_WIDENING_NODES = 300
+_SHARE_OF_TIME = 0.15
+"""Of what is left, for one collection of columns."""
 _NODES_PER_S = 20_000
 """Fewer than are searched in a second, so that no search goes far beyond the deadline."""
 _PRICE_SHIFT = 30
@@ -111,24 +115,40 @@ class Pool:
         free = np.zeros_like(data.compute)
         return search_block(data, fixed, free, column.ticks + 1, NEVER, _SEQUENCE_NODES)
 
-    def enumerate(self, priced: Priced, slack: int, most: int) -> None:
-        """Adds all columns that cost little more than the best of their class and devices.
+    def complete(self, priced: Priced, cutoff: int, most: int) -> bool:
+        """Adds all columns that a way of a cost below `cutoff` may need.
+
+        Of columns with the same devices at both ends one is enough of those that take no less
+        time and no less of any device's memory than it.
 
         Args:
           priced: prices and bounds.
-          slack: ticks above the bound that count as little.
-          most: number of them for each class and devices.
+          cutoff: time and prices, in ticks.
+          most: number of columns for each class and devices after which one gives up.
+
+        Returns:
+          Whether none is missing; it also ends when too large a part of the time is over.
         """
+        missing = False
+        part = self.deadline.part(_SHARE_OF_TIME)
         for arc, allowed in self.arcs.items():
-            self.deadline.check()
-            around = cheapest_around(priced.lower, self.kind_of, arc)
-            limit = priced.bound + slack - around
+            if not part.remaining_s():
+                self.deadline.check()
+                return False
+            limit = priced.limit(arc, cutoff)
+            if limit <= priced.complete.get(arc, int(priced.lower[arc])):
+                continue
             data, price = self.kinds[arc[0]].data, priced.price[arc[0]]
-            choices, makespans, _ = enumerate_block(
+            devices, ticks, count = enumerate_block(
                 data, allowed, price, limit, most, _SEQUENCE_NODES
             )
-            for device, ticks in zip(choices.tolist(), makespans.tolist(), strict=True):
-                self.add(arc[0], ticks, device)
+            if count > most:
+                missing = True
+            else:
+                priced.complete[arc] = limit
+            for place in undominated(ticks, memory_of(data.memory, devices, self.devices)):
+                self.add(arc[0], int(ticks[place]), devices[place].tolist())
+        return not missing
 
     @property
     def arcs(self) -> dict[tuple[int, int, int], BoolArray]:
@@ -147,6 +167,8 @@ class Priced:
         self.upper = np.full(shape, NEVER, dtype=np.int64)
         self.best: dict[tuple[int, int, int], Column] = {}
         self.price = [prices.of_operators(kind) for kind in pool.kinds]
+        self.complete: dict[tuple[int, int, int], int] = {}
+        """Costs below which no useful column of an arc is missing in the pool."""
         self._limit: dict[tuple[int, int, int], int] = {}
         for column in pool.columns:
             self._keep(column)
@@ -173,6 +195,28 @@ class Priced:
                     self.pool.deadline.check()
                     self._solve(arc)
 
+    def limit(self, arc: tuple[int, int, int], cutoff: int) -> int:
+        """What a column of an arc must cost less than, in a way of a cost below a cutoff."""
+        return cutoff - cheapest_around(self.lower, self.pool.kind_of, arc)
+
+    def cost(self, column: Column) -> int:
+        """Time and price of a column."""
+        places = np.array(column.device)
+        price = self.price[column.kind]
+        return column.ticks + int(price[np.arange(len(places)), places].sum())
+
+    def widen(self) -> None:
+        """Searches every arc once, so that there is a column for nearly all devices at its ends.
+
+        Raises:
+          OutOfTimeError: when the deadline passes.
+        """
+        for arc in self.pool.arcs:
+            self.pool.deadline.check()
+            found = self._search(arc, NEVER, _WIDENING_NODES)
+            if found.value < NEVER:
+                self._add(arc, found)
+
     @property
     def bound(self) -> int:
         """No way through all blocks costs less."""
@@ -193,9 +237,7 @@ class Priced:
         return list(zip(kinds, ends[:-1], ends[1:], strict=True))
 
     def _keep(self, column: Column) -> None:
-        price = self.price[column.kind]
-        places = np.array(column.device)
-        cost = column.ticks + int(price[np.arange(len(places)), places].sum())
+        cost = self.cost(column)
         arc = column[:3]
         if cost < self.upper[arc]:
             self.upper[arc] = cost
@@ -225,9 +267,12 @@ class Priced:
         found = self._search(arc, cutoff, nodes)
         self.lower[arc] = max(self.lower[arc], found.bound)
         if found.value < cutoff:
-            data = self.pool.kinds[arc[0]].data
-            ticks = int(found.start[-1] + data.compute[-1, found.device[-1]])
-            self._keep(self.pool.add(arc[0], ticks, found.device.tolist()))
+            self._add(arc, found)
+
+    def _add(self, arc: tuple[int, int, int], found: Found) -> None:
+        data = self.pool.kinds[arc[0]].data
+        ticks = int(found.start[-1] + data.compute[-1, found.device[-1]])
+        self._keep(self.pool.add(arc[0], ticks, found.device.tolist()))
 
 
 @compiled

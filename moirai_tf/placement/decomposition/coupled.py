@@ -1,9 +1,9 @@
-"""Blocks that share memory: proved bounds by prices, and a column for each block by annealing."""
+"""Blocks that share memory: bounds by prices, then whole columns for every block."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,12 +19,8 @@ _SHARE_OF_TIME = 0.4
 """Of what is left when prices are sought; after it no further round begins."""
 _RADIUS = 8.0
 """Prices are sought up to so many times the cost of the best path for a full device."""
-_STEPS = 2_000_000
-_PATIENCE = 5
+_STEPS = 1_000_000
 _DIVE_ACCURACY = 1e-5
-_COLUMNS = 20_000
-_SLACKS = (0.0, 0.0025, 0.01, 0.04)
-"""Shares of the bound by which added columns may be dearer than the cheapest way."""
 _LEAST_PRICE = 0.1
 """Of the largest price: what annealing at least pays for the overfull memory of any device."""
 
@@ -37,10 +33,11 @@ class Coupling:
     capacity: tuple[int, ...]
     free: Priced
     """At no price."""
+    bound: int = field(init=False)
+    """Proved, in ticks."""
 
     def __post_init__(self) -> None:
         self.bound = self.free.bound
-        """Proved, in ticks."""
         self.priced = self.free
         self.price: FloatArray = np.zeros(len(self.capacity))
         """Of each device's whole memory, at the best bound."""
@@ -59,7 +56,7 @@ class Coupling:
         for _ in range(_ROUNDS):
             if self.pool.deadline.remaining_s() < enough_s:
                 return
-            arrays, _columns = choices(self.pool, self.capacity)
+            arrays, _columns = choices(self.pool, self.pool.columns, self.capacity)
             price, limit = best_prices(
                 arrays,
                 np.zeros(len(self.capacity)),
@@ -83,35 +80,23 @@ class Coupling:
                 return
             accuracy = _FINE if gap <= 10 * accuracy * limit else accuracy
 
-    def paths(self, seed: int) -> Iterator[list[Column]]:
-        """Ever better ways through all blocks within memory, found with ever more columns.
-
-        Each run of annealing starts from a dive along the prices or from the best path so far;
-        it ends when many in a row have brought nothing.
+    def dives(self, seed: int) -> Iterator[list[Column]]:
+        """Ways within memory from the columns that prices brought, each better than the last.
 
         Raises:
           OutOfTimeError: when the deadline passes.
         """
-        most = max(4, _COLUMNS // max(1, len(self.pool.arcs)))
         best: list[Column] = []
-        fruitless = 0
-        slacks = iter(_SLACKS)
-        while fruitless < _PATIENCE:
-            slack = next(slacks, None)
-            if slack:
-                self.pool.enumerate(self.priced, int(slack * self.bound), most)
-            for begin in ([], best):
-                self.pool.deadline.check()
-                seed += 1
-                path = self._annealed(seed, begin)
-                if path and (not best or _ticks(path) < _ticks(best)):
-                    best, fruitless = path, 0
-                    yield path
-            fruitless += slack is None
+        for begin in (False, True):
+            self.pool.deadline.check()
+            path = self._annealed(seed + begin, best if begin else [])
+            if path and (not best or _ticks(path) < _ticks(best)):
+                best = path
+                yield path
 
     def _annealed(self, seed: int, begin: list[Column]) -> list[Column] | None:
         """The best path within memory that one run of annealing meets."""
-        arrays, columns = choices(self.pool, self.capacity, self.price)
+        arrays, columns = choices(self.pool, self.pool.columns, self.capacity, self.price)
         chosen = np.zeros(len(self.pool.blocks), dtype=np.int64)
         if begin:
             place_of = {column: place for place, column in enumerate(columns)}

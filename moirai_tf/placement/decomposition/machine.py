@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from moirai_tf.placement.compiled import compiled
+from moirai_tf.placement.compiled import compiled_lean
 from moirai_tf.placement.problem import IntArray
 
 
-@compiled
+@compiled_lean
 def preemptive_bound(
     heads: IntArray, lengths: IntArray, tails: IntArray, members: IntArray, left: IntArray
 ) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ _DIVE_RADIUS = 0.5
 
 
 class Choices(NamedTuple):
-    """The pool's columns as arrays, those of one arc together."""
+    """Columns as arrays, those of one arc together."""
 
     kind_of: IntArray
     """Class of each block."""
@@ -31,16 +32,19 @@ class Choices(NamedTuple):
 
 
 def choices(
-    pool: Pool, capacity: tuple[int, ...], price: FloatArray | None = None
+    pool: Pool,
+    columns: Sequence[Column],
+    capacity: tuple[int, ...],
+    price: FloatArray | None = None,
 ) -> tuple[Choices, list[Column]]:
-    """The pool as arrays, and the columns in the arrays' order: by arc, the cheapest first."""
+    """Columns of a pool as arrays, and in the arrays' order: by arc, the cheapest first."""
     count = pool.devices
     rates = np.zeros(count) if price is None else price / np.maximum(capacity, 0.5)
 
     def rank(column: Column) -> tuple[int, int, int, float]:
         return (*column[:3], column.ticks + float(rates @ column.memory_bytes))
 
-    columns = sorted(pool.columns, key=rank)
+    columns = sorted(columns, key=rank)
     arcs = [(c.kind * count + c.entry) * count + c.exit for c in columns]
     sizes = np.bincount(arcs, minlength=len(pool.kinds) * count * count)
     first = np.zeros(len(sizes) + 1, dtype=np.int64)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moirai_tf.placement.compiled import compiled
+from moirai_tf.placement.compiled import compiled, compiled_lean
 from moirai_tf.placement.decomposition.machine import preemptive_bound
 from moirai_tf.placement.problem import IntArray
 
@@ -22,13 +22,15 @@ class Events(NamedTuple):
     """(events, 2): what it occupies; -1 for nothing."""
     first: IntArray
     before: IntArray
+    lag: IntArray
+    """Least time between the end of `before` and the start."""
     tail: IntArray
     """Least time from an event's end to the end of the block."""
     machines: int
     """Number of resources."""
 
 
-@compiled
+@compiled_lean
 def earliest(events: Events, finish: IntArray, free: IntArray, start: IntArray) -> int:
     """Earliest starts of events without a finish, beside what has one; and a lower bound.
 
@@ -47,9 +49,9 @@ def earliest(events: Events, finish: IntArray, free: IntArray, start: IntArray) 
         for entry in range(events.first[event], events.first[event + 1]):
             other = events.before[entry]
             if finish[other] >= 0:
-                ready = max(ready, finish[other])
+                ready = max(ready, finish[other] + events.lag[entry])
             else:
-                ready = max(ready, start[other] + events.length[other])
+                ready = max(ready, start[other] + events.length[other] + events.lag[entry])
         for side in range(2):
             if events.resources[event, side] >= 0:
                 ready = max(ready, free[events.resources[event, side]])
@@ -58,7 +60,7 @@ def earliest(events: Events, finish: IntArray, free: IntArray, start: IntArray) 
     return bound
 
 
-@compiled
+@compiled_lean
 def machines_bound(events: Events, finish: IntArray, start: IntArray, scratch: IntArray) -> int:
     """The largest of the resources' bounds over events without a finish.
 
@@ -83,7 +85,7 @@ def machines_bound(events: Events, finish: IntArray, start: IntArray, scratch: I
     return bound
 
 
-@compiled
+@compiled_lean
 def _candidates(events: Events, finish: IntArray, start: IntArray, found: IntArray) -> int:
     """Events of which one comes next in some active schedule (Giffler and Thompson 1960).
 
@@ -113,7 +115,7 @@ def _candidates(events: Events, finish: IntArray, start: IntArray, found: IntArr
     return count
 
 
-@compiled
+@compiled_lean
 def _share(resources: IntArray, one: int, other: int) -> bool:
     for side in range(2):
         used = resources[one, side]
@@ -122,72 +124,93 @@ def _share(resources: IntArray, one: int, other: int) -> bool:
     return False
 
 
+class _Progress(NamedTuple):
+    """What has been put in order so far."""
+
+    finish: IntArray
+    """When each event ends; -1 where that is open."""
+    free: IntArray
+    """When each resource is free."""
+    undo: IntArray
+    """(levels, 2): when the resources of a level's event were free before."""
+
+
+@compiled_lean
+def _put(events: Events, progress: _Progress, level: int, event: int, start: int) -> None:
+    """Makes an event the next one on its resources."""
+    progress.finish[event] = start + events.length[event]
+    for side in range(2):
+        resource = events.resources[event, side]
+        if resource >= 0:
+            progress.undo[level, side] = progress.free[resource]
+            progress.free[resource] = progress.finish[event]
+
+
+@compiled_lean
+def _take_back(events: Events, progress: _Progress, level: int, event: int) -> None:
+    progress.finish[event] = -1
+    for side in range(2):
+        resource = events.resources[event, side]
+        if resource >= 0:
+            progress.free[resource] = progress.undo[level, side]
+
+
 @compiled
 def best_sequence(
-    events: Events, cutoff: int, node_limit: int, best_start: IntArray
-) -> tuple[int, int]:
+    events: Events, cutoff: int, enough: int, node_limit: int, best_start: IntArray
+) -> tuple[int, int, int]:
     """Branch and bound over active schedules.
 
     Args:
       events: what is to be ordered.
       cutoff: only a smaller makespan is of interest.
+      enough: a makespan that need not be improved.
       node_limit: nodes after which the search gives up.
       best_start: output: the starts of the best schedule found, if any.
 
     Returns:
-      The least makespan found (`cutoff` if none was less) and a lower bound on the optimum that
-      is at most `cutoff`.
+      The least makespan found (`cutoff` if none was less), a lower bound on the optimum that is
+      at most `cutoff`, and the number of nodes.
     """
     count = len(events.length)
     finish = np.full(count, -1, dtype=np.int64)
-    start = np.zeros(count, dtype=np.int64)
     free = np.zeros(events.machines, dtype=np.int64)
+    progress = _Progress(finish, free, np.zeros((count + 1, 2), dtype=np.int64))
+    start = np.zeros(count, dtype=np.int64)
     scratch = np.empty((2, count), dtype=np.int64)
     options = np.empty((count + 1, count), dtype=np.int64)
     sizes = np.zeros(count + 1, dtype=np.int64)
     taken = np.zeros(count + 1, dtype=np.int64)
-    undo = np.zeros((count + 1, 2), dtype=np.int64)
-    best, open_bound = cutoff, cutoff
-    root = max(
-        earliest(events, finish, free, start), machines_bound(events, finish, start, scratch)
-    )
-    if root >= cutoff:
-        return cutoff, cutoff
+    best = open_bound = cutoff
+    root = earliest(events, finish, free, start)
+    root = max(root, machines_bound(events, finish, start, scratch))
     sizes[0] = _candidates(events, finish, start, options[0])
-    depth, nodes = 0, 0
-    while depth >= 0 and best > root:
-        if taken[depth] > 0:
-            event = options[depth, taken[depth] - 1]
-            finish[event] = -1
-            for side in range(2):
-                if events.resources[event, side] >= 0:
-                    free[events.resources[event, side]] = undo[depth, side]
-        if taken[depth] == sizes[depth]:
-            depth -= 1
+    level, nodes = 0 if root < cutoff else -1, 0
+    while level >= 0 and best > max(root, enough):
+        if taken[level] > 0:
+            _take_back(events, progress, level, options[level, taken[level] - 1])
+        if taken[level] == sizes[level]:
+            level -= 1
             continue
-        event = options[depth, taken[depth]]
-        taken[depth] += 1
+        event = options[level, taken[level]]
+        taken[level] += 1
         nodes += 1
         earliest(events, finish, free, start)
-        finish[event] = start[event] + events.length[event]
-        for side in range(2):
-            if events.resources[event, side] >= 0:
-                undo[depth, side] = free[events.resources[event, side]]
-                free[events.resources[event, side]] = finish[event]
+        _put(events, progress, level, event, start[event])
         bound = earliest(events, finish, free, start)
-        if bound < best and depth + 1 < count:
+        if bound < best:
             bound = max(bound, machines_bound(events, finish, start, scratch))
         if bound >= best:
             continue
-        if depth + 1 == count:
+        if level + 1 == count:
             best = bound
-            for other in range(count):
-                best_start[other] = finish[other] - events.length[other]
-            continue
-        if nodes > node_limit:
+            best_start[:count] = finish - events.length
+        elif nodes > node_limit:
             open_bound = min(open_bound, bound)
-            continue
-        depth += 1
-        taken[depth] = 0
-        sizes[depth] = _candidates(events, finish, start, options[depth])
-    return best, min(best, max(root, open_bound))
+        else:
+            level += 1
+            taken[level] = 0
+            sizes[level] = _candidates(events, finish, start, options[level])
+    if best > root and level >= 0:
+        return best, root, nodes
+    return best, min(best, max(root, open_bound)), nodes

@@ -69,7 +69,7 @@ def _solve(gurobipy: Any, gurobi: Any, model: LinearModel, start: Mapping[int, i
     if gurobi.Status in (gurobipy.GRB.INFEASIBLE, gurobipy.GRB.INF_OR_UNBD):
         return Outcome(NO_SOLUTION, math.inf)
     state = SOLVED if gurobi.Status == gurobipy.GRB.OPTIMAL else STOPPED
-    bound = gurobi.ObjBound * float(model.unit[model.objective])
+    bound = gurobi.ObjBound * model.cost_unit
     return Outcome(state, bound, tuple(incumbents), interrupted=interrupted)
 
 
@@ -77,13 +77,11 @@ def _fill(gurobipy: Any, gurobi: Any, model: LinearModel) -> list[Any]:
     """Hands the scaled model over, row by row; its columns."""
     scaled = model.scaled()
     kinds = np.where(model.integer, gurobipy.GRB.INTEGER, gurobipy.GRB.CONTINUOUS)
-    cost = np.zeros(model.columns)
-    cost[model.objective] = 1.0
     variables = gurobi.addVars(
         model.columns,
         lb=scaled.lower.tolist(),
         ub=scaled.upper.tolist(),
-        obj=cost.tolist(),
+        obj=scaled.cost.tolist(),
         vtype=kinds.tolist(),
     )
     columns = [variables[column] for column in range(model.columns)]

@@ -58,14 +58,16 @@ def _prepared(model: LinearModel, limits: Limits) -> highspy.Highs:
         "mip_rel_gap": limits.mip_gap,
         "mip_feasibility_tolerance": 1e-7,
     }
+    if limits.cutoff is not None:
+        options["objective_bound"] = limits.cutoff / model.cost_unit
+    if limits.proof:
+        options["mip_heuristic_effort"] = 0.0
     if not model.integer.any():  # any duals prove a bound, so a vertex is not worth its time
         options |= {"solver": "ipm", "run_crossover": "off"}
     for name, value in options.items():
         highs.setOptionValue(name, value)
     highs.HandleUserInterrupt = True
     scaled = model.scaled()
-    cost = np.zeros(model.columns)
-    cost[model.objective] = 1.0
     status = highs.passModel(
         model.columns,
         model.rows,
@@ -73,7 +75,7 @@ def _prepared(model: LinearModel, limits: Limits) -> highspy.Highs:
         _ROWWISE,
         _MINIMISE,
         0.0,
-        cost,
+        scaled.cost,
         scaled.lower,
         scaled.upper,
         scaled.row_lower,
@@ -117,13 +119,15 @@ def _outcome(
     if status == highspy.HighsModelStatus.kInfeasible:
         return Outcome(NO_SOLUTION, math.inf, interrupted=interrupted)
     state = SOLVED if status == highspy.HighsModelStatus.kOptimal else STOPPED
-    unit = float(model.unit[model.objective])
+    unit = float(model.cost_unit)
     values = tuple((seconds, found * model.unit) for seconds, found in incumbents)
     if model.integer.any():
         return Outcome(state, info.mip_dual_bound * unit, values, interrupted=interrupted)
-    duals = np.array(highs.getSolution().row_dual)
+    solution = highs.getSolution()
+    duals = np.array(solution.row_dual)
     if len(duals) != model.rows:
         return Outcome(state, -math.inf, interrupted=interrupted)
     # The bound of a linear program is not HiGHS's objective but what its duals prove.
     unscaled = duals * model.scaled().row_scale * unit
-    return Outcome(state, -math.inf, row_duals=unscaled, interrupted=interrupted)
+    columns = np.array(solution.col_value, dtype=np.float64) * model.unit
+    return Outcome(state, -math.inf, row_duals=unscaled, solution=columns, interrupted=interrupted)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from moirai_tf.placement.linear import FloatArray, largest
 from moirai_tf.placement.milp.model import PlacementModel
-from moirai_tf.placement.milp.transfers import Carrier
+from moirai_tf.placement.milp.routes import Route
 from moirai_tf.placement.problem import PER_EDGE
 from moirai_tf.placement.schedule import Schedule, Transfer
 from moirai_tf.placement.simulate import TransferKey, replay
@@ -27,7 +27,7 @@ def start_values(model: PlacementModel, schedule: Schedule) -> dict[int, int]:
         together = first.device == second.device
         values[column] = int(together and first.finish_ns <= second.start_ns)
     moved = {_key(problem.transfers, transfer): transfer for transfer in schedule.transfers}
-    carried = [_carried(model, schedule, carrier, moved) for carrier in model.carriers]
+    carried = [_carried(model, schedule, carrier.route, moved) for carrier in model.carriers]
     for (i, j), column in model.carrier_orders.items():
         before, after = carried[i], carried[j]
         values[column] = int(
@@ -49,7 +49,7 @@ def decoded(model: PlacementModel, values: FloatArray) -> Schedule:
     transfers = {
         key: float(values[carrier.item.start])
         for carrier in model.carriers
-        for key in _keys(problem.transfers, carrier, assignment)
+        for key in _keys(problem.transfers, carrier.route, assignment)
     }
     return replay(problem, assignment, starts, transfers)
 
@@ -59,22 +59,22 @@ def _key(mode: str, transfer: Transfer) -> TransferKey:
     return transfer.tensor, -1 if last is None else last
 
 
-def _keys(mode: str, carrier: Carrier, assignment: list[int]) -> Iterator[TransferKey]:
-    """The transfers that a carrier may stand for under an assignment."""
-    if carrier.target is not None:
-        yield carrier.tensor, carrier.target
+def _keys(mode: str, route: Route, assignment: list[int]) -> Iterator[TransferKey]:
+    """The transfers that a route may stand for under an assignment."""
+    if route.target is not None:
+        yield route.tensor, route.target
     elif mode == PER_EDGE:
-        yield carrier.tensor, carrier.consumers[0]
+        yield route.tensor, route.consumers[0]
     else:
-        yield carrier.tensor, assignment[carrier.consumers[0]]
+        yield route.tensor, assignment[route.consumers[0]]
 
 
 def _carried(
     model: PlacementModel,
     schedule: Schedule,
-    carrier: Carrier,
+    route: Route,
     moved: dict[TransferKey, Transfer],
 ) -> Transfer | None:
-    """The schedule's transfer that a carrier stands for, if there is one."""
-    keys = _keys(model.problem.transfers, carrier, list(schedule.assignment))
+    """The schedule's transfer that a route stands for, if there is one."""
+    keys = _keys(model.problem.transfers, route, list(schedule.assignment))
     return next((moved[key] for key in keys if key in moved), None)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from moirai_tf.placement.bottleneck import Resource
 from moirai_tf.placement.linear import ModelBuilder
-
-Resource = tuple[str, int, int]
 
 
 @dataclass(frozen=True)

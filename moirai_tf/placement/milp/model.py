@@ -20,8 +20,11 @@ from itertools import combinations
 from moirai_tf.placement.bounds import blocks, heads_ns, tails_ns
 from moirai_tf.placement.linear import LinearModel, ModelBuilder, time_unit_ns
 from moirai_tf.placement.milp.items import Item, add_orders
+from moirai_tf.placement.milp.loads import add_assignment_rows, add_load_rows
 from moirai_tf.placement.milp.reach import reachable
+from moirai_tf.placement.milp.routes import Route
 from moirai_tf.placement.milp.transfers import Carrier, Communication, Core
+from moirai_tf.placement.objective import MAKESPAN, WEIGHTED, Objective
 from moirai_tf.placement.problem import BoolArray, Problem
 
 
@@ -42,15 +45,17 @@ class PlacementModel:
     """The same for positions in `carriers`."""
 
 
-def build(problem: Problem, horizon_ns: int) -> PlacementModel:
+def build(problem: Problem, horizon_ns: int, objective: Objective = MAKESPAN) -> PlacementModel:
     """The model of all schedules whose makespan is at most `horizon_ns`.
 
     Args:
       problem: a valid problem.
       horizon_ns: a makespan that some schedule reaches, or that none needs to exceed.
+      objective: what is minimised, the makespan or a weighted sum; a sum is counted in units of
+        1 ns over the denominator of its weight.
     """
     core = _core(problem, horizon_ns)
-    _assignment_rows(core)
+    add_assignment_rows(problem, core.builder, core.choices)
     _window_rows(core)
     _load_rows(core)
     carriers = Communication(core).add()
@@ -61,9 +66,10 @@ def build(problem: Problem, horizon_ns: int) -> PlacementModel:
         [carrier.item for carrier in carriers],
         _unrelated_carriers(problem, core.reach, carriers),
     )
+    cost = _cost(core, objective, [carrier.route for carrier in carriers])
     return PlacementModel(
         problem=problem,
-        linear=core.builder.build(core.makespan),
+        linear=core.builder.build_with(cost),
         choices=core.choices,
         starts=core.starts,
         carriers=tuple(carriers),
@@ -109,17 +115,6 @@ def _core(problem: Problem, horizon_ns: int) -> Core:
     )
 
 
-def _assignment_rows(core: Core) -> None:
-    """`sum_k x[u, k] = 1` and `sum_u memory[u] x[u, k] <= capacity[k]`."""
-    for choice in core.choices:
-        core.builder.equal([(1, column) for column in choice.values()], 1)
-    need = core.problem.unit_memory_bytes
-    for device, capacity in enumerate(core.problem.capacity_bytes):
-        terms = [(need[u], c[device]) for u, c in enumerate(core.choices) if device in c]
-        if sum(size for size, _ in terms) > capacity:
-            core.builder.at_most(terms, capacity)
-
-
 def _window_rows(core: Core) -> None:
     """`S_i >= sum_k head[i, k] x[i, k]` and `T >= S_i + sum_k tail[i, k] x[i, k]`."""
     for operator, start in enumerate(core.starts):
@@ -147,6 +142,20 @@ def _load_rows(core: Core) -> None:
                 if device in core.choice(i)
             ]
             core.builder.at_least([*after, *load], 0)
+
+
+def _cost(core: Core, objective: Objective, routes: list[Route]) -> dict[int, int]:
+    """The makespan T; or `p T + (q - p) B` for a weight p / q, with B from loads and `T >= B`."""
+    if objective.name != WEIGHTED:
+        return {core.makespan: 1}
+    builder, weight = core.builder, objective.latency_weight
+    bottleneck = builder.column(0, core.horizon_ns, unit=builder.unit[core.makespan])
+    add_load_rows(core.problem, builder, core.choices, routes, bottleneck)
+    builder.at_least([(1, core.makespan), (-1, bottleneck)], 0)
+    return {
+        core.makespan: weight.numerator,
+        bottleneck: weight.denominator - weight.numerator,
+    }
 
 
 def _operator_item(core: Core, operator: int) -> Item:
@@ -177,8 +186,8 @@ def _unrelated_carriers(
     """Pairs of carriers of which neither ends before the other's producer starts."""
 
     def before(first: Carrier, second: Carrier) -> bool:
-        producer = problem.tensors[second.tensor].producer
-        return all(bool(reach[consumer, producer]) for consumer in first.consumers)
+        producer = problem.tensors[second.route.tensor].producer
+        return all(bool(reach[consumer, producer]) for consumer in first.route.consumers)
 
     for (i, first), (j, second) in combinations(enumerate(carriers), 2):
         if not before(first, second) and not before(second, first):

@@ -23,6 +23,8 @@ class Outcome:
     """(seconds since the start, column values) of every improvement, best last."""
     row_duals: FloatArray | None = None
     """Duals of the unscaled rows, for a linear program."""
+    solution: FloatArray | None = None
+    """Column values of a linear program."""
     interrupted: bool = False
     """Ctrl-C was pressed."""
 
@@ -35,6 +37,10 @@ class Limits:
     mip_gap: float = 0.0
     threads: int = 1
     seed: int = 0
+    cutoff: float | None = None
+    """Only a smaller objective is of interest; the search may end once there is none."""
+    proof: bool = False
+    """Whether it is all about the bound."""
 
 
 class BackendRefusalError(Exception):

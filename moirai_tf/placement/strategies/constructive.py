@@ -10,11 +10,19 @@ from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.heuristics import etf, heft, m_topo
 from moirai_tf.placement.memory import Packing
 from moirai_tf.placement.problem import Problem
-from moirai_tf.placement.schedule import Schedule
+from moirai_tf.placement.schedule import Schedule, relative_gap
 from moirai_tf.placement.strategies.search import Search
 
 _LINEAR_SHARES = 50_000
 """Above so many shares (units * devices) the linear relaxation is not tried."""
+_LINEAR_WAYS = 100_000
+"""The same for ways (tensors to a consumer * pairs of devices) where transfers are in it."""
+_WAYS_SHARE = 0.6
+"""Part of the time that is left for that."""
+_NARROW = 1.5
+"""Chains side by side, for each device, beyond which work counts and not the length of chains."""
+_WORTH = 0.02
+"""Gap below which it is not tried; decomposition bounds such graphs better."""
 
 
 @dataclass(frozen=True)
@@ -72,3 +80,26 @@ def relax(search: Search) -> None:
     limits = search.limits()
     limits = replace(limits, time_s=limits.time_s / 2)
     search.prove(relaxation.linear(search.problem, search.best.makespan_ns, limits))
+
+
+def relax_ways(search: Search) -> None:
+    """Proves the bound of the relaxation with transfers, where it may pay and is small enough."""
+    problem, devices = search.problem, len(search.problem.devices)
+    ways = sum(map(len, problem.incoming)) * devices * (devices - 1)
+    gap = relative_gap(search.best.makespan_ns, search.bound.value_ns)
+    if search.closed or gap <= _WORTH or ways > _LINEAR_WAYS:
+        return
+    if _width(problem) > _NARROW * devices:
+        return
+    limits = search.limits()
+    limits = replace(limits, time_s=limits.time_s * _WAYS_SHARE)
+    search.prove(relaxation.linear(problem, search.best.makespan_ns, limits, ways=True))
+
+
+def _width(problem: Problem) -> float:
+    """Operators over those on the path of most operators: about how many chains there are."""
+    depth = [1] * len(problem.operators)
+    for operator in problem.topological_order:
+        for tensor in problem.incoming[operator]:
+            depth[operator] = max(depth[operator], depth[problem.tensors[tensor].producer] + 1)
+    return len(depth) / max(depth, default=1)

@@ -6,6 +6,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from moirai_tf.placement.annealing.anneal import (
     anneal,
     close_window,
@@ -20,32 +22,40 @@ from moirai_tf.placement.list_schedule import new_state, play
 from moirai_tf.placement.partial import schedule_in
 from moirai_tf.placement.problem import Problem
 from moirai_tf.placement.schedule import Schedule
-from moirai_tf.placement.strategies.constructive import construct_all
+from moirai_tf.placement.strategies.constructive import construct_all, relax_ways
 from moirai_tf.placement.strategies.search import Search
 
-_WINDOWS = (30, 100, 300)
-"""Operators in a window; sweeps over the schedule take one size after another."""
-_MOST_WHOLE = 1_000
-"""Up to so many operators the whole schedule is a window too."""
+_WINDOW = 30
+"""Operators in most windows."""
+_WIDE_WINDOW = 100
+_WIDE_EVERY = 8
+"""One sweep of so many has wide windows. Where operators must share a device it has only one, the
+whole schedule: such units are seldom inside a window."""
 _STEPS_PER_OPERATOR = 40
 _CHUNK_PLACED = 500_000
 """Operators placed between two looks at the clock, and at Ctrl-C. Counted, not timed, so that
 equal seeds give equal answers."""
-_HOTTEST, _COOLEST = 3.0, 0.05
-"""Each window begins at a random temperature between these, in shares of a mean operator's time:
-the best one differs between graphs."""
-_COLD = 0.02
-"""Share of its first temperature at which a window ends."""
+_HOT, _COLD = 0.15, 0.02
+"""First and last temperature of a run, in shares of a mean operator's time."""
+_ERROR = 3.0
+"""By how many temperatures the value of a window may be wrong."""
+_SWEEPS = 8
+"""Of the first run after a single cold sweep; each has twice as many as the one before."""
 _LEAST_GAIN = 0.002
-_SLOWER = 2
-_PATIENCE = 4
-"""A round of sweeps that improves by a smaller share is followed by slower ones, so many times in
-a row."""
+_PATIENCE = 3
+"""Runs in a row that improve by a smaller share; then it ends."""
+_DEARER, _CHEAPER = 0.05, 0.95
+"""After each sweep the price of a device's memory rises by this share of a mean operator's time
+for its mean bytes where memory is short, and falls to this share of itself elsewhere."""
 
 
 @dataclass(frozen=True)
 class LocalSearch:
-    """Heuristics for a start, then windows of the best schedule, annealed one after another."""
+    """Heuristics for a start, then windows of the schedule, annealed one after another.
+
+    The temperature falls over all sweeps of a run, so windows settle together. Memory has a price
+    on each device: windows give up what helps them little, and others take it.
+    """
 
     name: str = "local-search"
 
@@ -55,30 +65,48 @@ class LocalSearch:
         self.improve(search)
 
     def improve(self, search: Search) -> None:
-        """Improves the best schedule so far until sweeps gain little or the gap is closed."""
+        """Improves the best schedule so far until runs gain little or the gap is closed."""
         if len(search.problem.devices) == 1 or not search.problem.operators:
             return
         walk = _Walk(search.problem, search.best, search.seed)
-        effort = 1
-        while effort <= _SLOWER**_PATIENCE and not search.closed:
+        sweep_s = self._cool(search, walk, 1)
+        relax_ways(search)
+        sweeps, failures = _SWEEPS, 0
+        while failures < _PATIENCE and not search.closed:
+            sweeps = _affordable(sweeps, search.deadline.remaining_s() / sweep_s)
             before_ns = search.best.makespan_ns
-            for size in walk.sizes():
-                self._sweep(search, walk, size, effort)
+            sweep_s = self._cool(search, walk, sweeps)
             gain = 1 - search.best.makespan_ns / before_ns
-            effort = 1 if gain >= _LEAST_GAIN else _SLOWER * effort
+            failures = 0 if gain >= _LEAST_GAIN else failures + 1
+            sweeps *= 2
 
-    def _sweep(self, search: Search, walk: _Walk, size: int, effort: int) -> None:
-        """All windows of one size; what was found is offered even if time ends it."""
-        try:
-            for first, last in walk.windows(size):
-                walk.anneal(first, last, effort, search.deadline)
-        finally:
-            if walk.makespan_ns < search.best.makespan_ns:
-                search.offer(walk.schedule(), self.name)
+    def _cool(self, search: Search, walk: _Walk, sweeps: int) -> float:
+        """A run from hot to cold, from the best schedule on; seconds of a sweep."""
+        began_s = search.deadline.elapsed_s()
+        walk.reset()
+        for number in range(sweeps):
+            share = _HOT * (_COLD / _HOT) ** ((number + 1) / sweeps)
+            wide = number % _WIDE_EVERY == _WIDE_EVERY - 1
+            try:
+                walk.sweep(share, search.deadline, wide=wide)
+            finally:
+                if walk.best_ns < search.best.makespan_ns:
+                    search.offer(walk.schedule(), self.name)
+            if search.closed:
+                break
+        return max(1e-6, search.deadline.elapsed_s() - began_s) / sweeps
+
+
+def _affordable(sweeps: int, possible: float) -> int:
+    """A run must get cold before time is over; the last one takes all that is left.
+
+    Only a run that the time limit would cut anyway, or the one after it, depends on the clock.
+    """
+    return sweeps if possible >= 3 * sweeps else max(1, int(0.95 * possible))
 
 
 class _Walk:
-    """A plan that only gets better."""
+    """A plan that changes, and the best it has been."""
 
     def __init__(self, problem: Problem, schedule: Schedule, seed: int) -> None:
         self.arrays, self.problem = problem.arrays, problem
@@ -93,18 +121,37 @@ class _Walk:
         self._outside = outside_of(self._state)
         self._move, self._saved = new_move(), new_saved(len(order))
         self._mean_ns = sum(p.finish_ns - p.start_ns for p in placed) / len(placed)
-        self.makespan_ns = self._play()
+        self._mean_bytes = max(1.0, sum(problem.unit_memory_bytes) / len(problem.units))
+        self.best_ns = self._play()
+        self._best = self._plan.order.copy(), self._plan.assignment.copy()
 
-    def sizes(self) -> list[int]:
-        """Sizes of windows that make sense."""
-        count = len(self._plan.order)
-        smaller = [size for size in _WINDOWS if size < count]
-        return [*smaller, count] if count <= _MOST_WHOLE else smaller
+    def reset(self) -> None:
+        """Goes back to the best plan."""
+        price = self._plan.price
+        order, assignment = self._best
+        self._plan = plan_of(self.problem, order.tolist(), tuple(assignment.tolist()))
+        self._plan.price[:] = price
 
-    def windows(self, size: int) -> Iterator[tuple[int, int]]:
+    def sweep(self, share: float, deadline: Deadline, *, wide: bool) -> None:
+        """All windows at one temperature; then operators are sorted by start, and prices follow."""
+        temperature_ns = share * self._mean_ns
+        for first, last in self._windows(wide=wide):
+            self._anneal(first, last, temperature_ns, deadline)
+        self._sort()
+        self._price()
+
+    def schedule(self) -> Schedule:
+        """The best plan, played."""
+        play(self.arrays, self._state, *self._best)
+        return schedule_in(self.problem, self._state)
+
+    def _windows(self, *, wide: bool) -> Iterator[tuple[int, int]]:
         """Ranges of positions, each half over the one before, from a random place on."""
         count = len(self._plan.order)
-        if size == count:
+        size = _WINDOW
+        if wide:
+            size = count if self.problem.colocation else _WIDE_WINDOW
+        if size >= count:
             yield 0, count
             return
         first = -self._generator.randrange(size // 2)
@@ -112,31 +159,45 @@ class _Walk:
             yield max(0, first), min(count, first + size)
             first += size // 2
 
-    def anneal(self, first: int, last: int, effort: int, deadline: Deadline) -> None:
-        """Improves one window; the better, the larger the effort."""
+    def _anneal(self, first: int, last: int, temperature_ns: float, deadline: Deadline) -> None:
+        """One window; steps fall with its size so that all sweeps take about equally long."""
         arrays, units, plan, state = self.arrays, self._units, self._plan, self._state
         outside, move, saved = self._outside, self._move, self._saved
-        chunk = max(1, _CHUNK_PLACED // (last - first))
-        chunks = -(-_STEPS_PER_OPERATOR * effort * (last - first) // chunk)
-        steps = -(-_STEPS_PER_OPERATOR * effort * (last - first) // chunks)
-        hottest_ns = self._mean_ns * _COOLEST * (_HOTTEST / _COOLEST) ** self._generator.random()
+        size = last - first
+        steps = _STEPS_PER_OPERATOR * min(size, _WIDE_WINDOW)
+        chunk = max(1, _CHUNK_PLACED // size)
         open_window(arrays, plan, state, outside, saved, first, last)
         try:
-            for number in range(chunks):
+            for done in range(0, steps, chunk):
                 deadline.check()
-                hot_ns = hottest_ns * _COLD ** (number / chunks)
                 seed = self._generator.randrange(2**31)
                 anneal(
-                    arrays, units, plan, state, outside, move, saved, first, last, steps, hot_ns,
-                    hot_ns * _COLD ** (1 / chunks), seed,
+                    arrays, units, plan, state, outside, move, saved, first, last,
+                    min(chunk, steps - done), temperature_ns, seed,
                 )  # fmt: skip
         finally:
-            self.makespan_ns = close_window(arrays, units, plan, state, saved, first, last)
+            error_ns = _ERROR * temperature_ns
+            self._note(close_window(arrays, units, plan, state, saved, first, last, error_ns))
 
-    def schedule(self) -> Schedule:
-        """The plan, played."""
-        self._play()
-        return schedule_in(self.problem, self._state)
+    def _note(self, makespan_ns: int) -> None:
+        if makespan_ns < self.best_ns:
+            self.best_ns = makespan_ns
+            self._best = self._plan.order.copy(), self._plan.assignment.copy()
+
+    def _sort(self) -> None:
+        """Positions follow starts again, so that a window is a range of time."""
+        state, plan = self._state, self._plan
+        last = np.array(self.problem.topological_position)
+        plan.order[:] = np.lexsort((last, state.finish_ns, state.start_ns))
+        plan.position[plan.order] = np.arange(len(plan.order))
+        self._note(self._play())
+
+    def _price(self) -> None:
+        """Memory becomes dearer where it is short, cheaper elsewhere."""
+        plan = self._plan
+        short = plan.free_bytes < 2 * self._mean_bytes
+        step = _DEARER * self._mean_ns / self._mean_bytes
+        plan.price[:] = np.where(short, plan.price + step, plan.price * _CHEAPER)
 
     def _play(self) -> int:
         return play(self.arrays, self._state, self._plan.order, self._plan.assignment)
