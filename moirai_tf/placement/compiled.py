@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import numba
@@ -24,3 +25,8 @@ def compiled_lean(function: _Function) -> _Function:
     """
     result: _Function = numba.njit(cache=True, _nrt=False)(function)
     return result
+
+
+def is_compiled() -> bool:
+    """Whether this room's machine code has been kept on disk by an earlier run."""
+    return any(Path(__file__).parent.rglob("*.nbc"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class OutOfTimeError(Exception):
@@ -29,6 +31,15 @@ class Deadline:
         if self.elapsed_s() >= self._limit_s:
             raise OutOfTimeError
 
-    def part(self, share: float) -> Deadline:
-        """A deadline after a share of what is left."""
-        return Deadline(share * self.remaining_s())
+    @contextmanager
+    def limited(self, share: float) -> Iterator[None]:
+        """Inside, only a share of what is left is left; when that is over, the block ends."""
+        whole_s = self._limit_s
+        self._limit_s = self.elapsed_s() + share * self.remaining_s()
+        try:
+            yield
+        except OutOfTimeError:
+            if self.elapsed_s() >= whole_s:
+                raise
+        finally:
+            self._limit_s = whole_s

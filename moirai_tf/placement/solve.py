@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.options import check_options, option
 from moirai_tf.placement import bounds
 from moirai_tf.placement.bottleneck import bottleneck_ns
 from moirai_tf.placement.check import check
+from moirai_tf.placement.compiled import is_compiled
 from moirai_tf.placement.deadline import Deadline, OutOfTimeError
 from moirai_tf.placement.heuristics import OneDevice, single
 from moirai_tf.placement.memory import InfeasibleError, Packing, pack
 from moirai_tf.placement.milp.outcome import Limits
 from moirai_tf.placement.objective import LATENCY, OBJECTIVES, Objective, objective_of
-from moirai_tf.placement.problem import Problem
+from moirai_tf.placement.problem import Device, Operator, Problem, Tensor
 from moirai_tf.placement.reductions import Reduced, reduce
 from moirai_tf.placement.schedule import (
     ERROR,
@@ -30,6 +33,8 @@ from moirai_tf.placement.simulate import simulate
 from moirai_tf.placement.strategies import STRATEGIES, Incumbent, Progress, Search, Strategy
 from moirai_tf.placement.strategies.objectives import strategy_for
 from moirai_tf.placement.validation import require_valid
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,36 @@ def solve(
       MoiraiError: when the problem's data is faulty.
     """
     require_valid(problem)
+    _warm_up()
+    return _solve(problem, options, progress)
+
+
+@cache
+def _warm_up() -> None:
+    """Compiles what searches run, or loads it from disk, before a time limit begins."""
+    if not is_compiled():
+        _LOG.warning("compiling the solver, which happens once and takes about a minute")
+    _solve(_SAMPLE, SolveOptions(mip_gap=0.0), None)
+
+
+def _sample() -> Problem:
+    """Equal layers of two branches that the faster device cannot hold, so every part has work."""
+    operators, tensors = [Operator("in", (1, 2), 1)], []
+    way = ((0, 3), (3, 0))
+    for last in range(0, 12, 3):
+        operators += [Operator(f"{part}{last}", (5, 9), 2) for part in ("left", "right")]
+        operators.append(Operator(f"sum{last}", (1, 2), 1))
+        tensors.append(Tensor(last, (last + 1, last + 2), way))
+        tensors += [Tensor(last + branch, (last + 3,), way) for branch in (1, 2)]
+    devices = (Device("a", 12), Device("b", 12))
+    return Problem("sample", devices, tuple(operators), tuple(tensors))
+
+
+_SAMPLE = _sample()
+
+
+def _solve(problem: Problem, options: SolveOptions, progress: Progress | None) -> Result:
+    """`solve` for valid data."""
     deadline = Deadline(options.time_limit_s)
     reduced = reduce(problem)
     problem = reduced.problem

@@ -89,8 +89,7 @@ class Closing:
 
     def _by_few(self) -> Iterator[list[Column] | None]:
         """Good ways from columns that cost little at the best prices."""
-        for priced in (self.coupling.free, self.coupling.priced):
-            priced.widen()
+        self.coupling.pool.split_once(_MOST_COLUMNS)
         share = _FIRST_SHARE
         columns = self._columns(self._cutoff(share), _FEW_COLUMNS)
         while columns is None and share >= _LEAST_SHARE:

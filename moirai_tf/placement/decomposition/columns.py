@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from moirai_tf.placement.compiled import compiled
 from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.decomposition.assignment import Found, search_block
-from moirai_tf.placement.decomposition.blocks import Block, BlockClass
+from moirai_tf.placement.decomposition.blocks import NOBODY, Block, BlockClass
 from moirai_tf.placement.decomposition.enumeration import enumerate_block
 from moirai_tf.placement.decomposition.frontier import memory_of, undominated
 from moirai_tf.placement.decomposition.work import NEVER
@@ -18,7 +19,6 @@ from moirai_tf.placement.problem import BoolArray, IntArray
 
 _SEQUENCE_NODES = 5_000
 _FIRST_NODES, _GROWTH = 3_000, 10
-_WIDENING_NODES = 300
 _SHARE_OF_TIME = 0.15
 """Of what is left, for one collection of columns."""
 _NODES_PER_S = 20_000
@@ -108,12 +108,53 @@ class Pool:
 
     def orders(self, column: Column) -> Found:
         """The starts of a column's operators and transfers."""
-        data = self.kinds[column.kind].data
-        places = np.array(column.device)
+        return self._played(column.kind, column.device, column.ticks + 1)
+
+    def adopt(self, assignment: Sequence[int]) -> None:
+        """Adds the columns of a schedule's assignment, where blocks allow them."""
+        known = set()
+        for block, kind in zip(self.blocks, self.kind_of.tolist(), strict=True):
+            device = tuple(0 if o == NOBODY else assignment[o] for o in block.operators)
+            able = self.arcs.get((kind, device[0], device[-1]))
+            if (kind, device) in known or able is None:
+                continue
+            known.add((kind, device))
+            self.deadline.check()
+            self._add_played(kind, device, able)
+
+    def split_once(self, most: int) -> None:
+        """Adds the columns that go from the entry's to the exit's device at one place.
+
+        Args:
+          most: of them; with more, only those that change at either end of a block.
+
+        Raises:
+          OutOfTimeError: when the deadline passes.
+        """
+        sizes = [len(self.kinds[kind].data.unit) for kind, _, _ in self.arcs]
+        step = 1 if sum(sizes) <= most else max(sizes)
+        for (kind, entry, exit_device), allowed in self.arcs.items():
+            self.deadline.check()
+            count = len(allowed)
+            places = {count - 1} if entry == exit_device else {*range(1, count, step), count - 1}
+            for place in places:
+                device = (entry,) * place + (exit_device,) * (count - place)
+                self._add_played(kind, device, allowed)
+
+    def _add_played(self, kind: int, device: tuple[int, ...], allowed: BoolArray) -> None:
+        """Adds the column of given devices, if they are allowed and fit."""
+        if allowed[np.arange(len(device)), device].all():
+            found = self._played(kind, device, NEVER)
+            if found.value < NEVER:
+                self.add(kind, found.value, list(device))
+
+    def _played(self, kind: int, device: tuple[int, ...], cutoff: int) -> Found:
+        """The best orders for given devices."""
+        data = self.kinds[kind].data
         fixed = np.zeros(data.compute.shape, dtype=np.bool_)
-        fixed[np.arange(len(places)), places] = True
+        fixed[np.arange(len(device)), device] = True
         free = np.zeros_like(data.compute)
-        return search_block(data, fixed, free, column.ticks + 1, NEVER, _SEQUENCE_NODES)
+        return search_block(data, fixed, free, cutoff, NEVER, _SEQUENCE_NODES)
 
     def complete(self, priced: Priced, cutoff: int, most: int) -> bool:
         """Adds all columns that a way of a cost below `cutoff` may need.
@@ -129,26 +170,33 @@ class Pool:
         Returns:
           Whether none is missing; it also ends when too large a part of the time is over.
         """
-        missing = False
-        part = self.deadline.part(_SHARE_OF_TIME)
-        for arc, allowed in self.arcs.items():
-            if not part.remaining_s():
+        left = dict(self.arcs)
+        with self.deadline.limited(_SHARE_OF_TIME):
+            for arc, allowed in self.arcs.items():
                 self.deadline.check()
-                return False
-            limit = priced.limit(arc, cutoff)
-            if limit <= priced.complete.get(arc, int(priced.lower[arc])):
-                continue
-            data, price = self.kinds[arc[0]].data, priced.price[arc[0]]
-            devices, ticks, count = enumerate_block(
-                data, allowed, price, limit, most, _SEQUENCE_NODES
-            )
-            if count > most:
-                missing = True
-            else:
-                priced.complete[arc] = limit
-            for place in undominated(ticks, memory_of(data.memory, devices, self.devices)):
-                self.add(arc[0], int(ticks[place]), devices[place].tolist())
-        return not missing
+                if self._completed(priced, arc, allowed, cutoff, most):
+                    del left[arc]
+        return not left
+
+    def _completed(
+        self,
+        priced: Priced,
+        arc: tuple[int, int, int],
+        allowed: BoolArray,
+        cutoff: int,
+        most: int,
+    ) -> bool:
+        """`complete` for one arc."""
+        limit = priced.limit(arc, cutoff)
+        if limit <= priced.complete.get(arc, int(priced.lower[arc])):
+            return True
+        data, price = self.kinds[arc[0]].data, priced.price[arc[0]]
+        devices, ticks, count = enumerate_block(data, allowed, price, limit, most, _SEQUENCE_NODES)
+        for place in undominated(ticks, memory_of(data.memory, devices, self.devices)):
+            self.add(arc[0], int(ticks[place]), devices[place].tolist())
+        if count <= most:
+            priced.complete[arc] = limit
+        return bool(count <= most)
 
     @property
     def arcs(self) -> dict[tuple[int, int, int], BoolArray]:
@@ -205,18 +253,6 @@ class Priced:
         price = self.price[column.kind]
         return column.ticks + int(price[np.arange(len(places)), places].sum())
 
-    def widen(self) -> None:
-        """Searches every arc once, so that there is a column for nearly all devices at its ends.
-
-        Raises:
-          OutOfTimeError: when the deadline passes.
-        """
-        for arc in self.pool.arcs:
-            self.pool.deadline.check()
-            found = self._search(arc, NEVER, _WIDENING_NODES)
-            if found.value < NEVER:
-                self._add(arc, found)
-
     @property
     def bound(self) -> int:
         """No way through all blocks costs less."""
@@ -267,12 +303,9 @@ class Priced:
         found = self._search(arc, cutoff, nodes)
         self.lower[arc] = max(self.lower[arc], found.bound)
         if found.value < cutoff:
-            self._add(arc, found)
-
-    def _add(self, arc: tuple[int, int, int], found: Found) -> None:
-        data = self.pool.kinds[arc[0]].data
-        ticks = int(found.start[-1] + data.compute[-1, found.device[-1]])
-        self._keep(self.pool.add(arc[0], ticks, found.device.tolist()))
+            data = self.pool.kinds[arc[0]].data
+            ticks = int(found.start[-1] + data.compute[-1, found.device[-1]])
+            self._keep(self.pool.add(arc[0], ticks, found.device.tolist()))
 
 
 @compiled

@@ -58,7 +58,7 @@ def anneal(
     best[:] = chosen
     window = np.zeros(max(blocks, _LONGEST_WINDOW), dtype=np.int64)
     changed = np.zeros(devices)
-    warmth = ticks / blocks / _WARMTH
+    warmth = max(1.0, ticks / blocks / _WARMTH)
     dear = 1.0
     full = False
     for step in range(steps):

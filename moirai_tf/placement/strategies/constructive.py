@@ -35,8 +35,7 @@ class Constructive:
     def construct(self, search: Search) -> None:
         """Offers the heuristic's schedule and notes its makespan."""
         schedule = self.make(search.problem, search.packing, search.deadline)
-        search.baselines[self.name] = schedule.makespan_ns
-        search.offer(schedule, self.name)
+        search.baseline(schedule, self.name)
 
     def run(self, search: Search) -> None:
         """Constructs, then bounds."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from moirai_tf.placement.bounds import Bound
-from moirai_tf.placement.deadline import Deadline, OutOfTimeError
 from moirai_tf.placement.decomposition.assemble import assemble
 from moirai_tf.placement.decomposition.blocks import split
 from moirai_tf.placement.decomposition.closing import Closing
@@ -14,7 +13,9 @@ from moirai_tf.placement.decomposition.columns import Column, Pool, Priced, Pric
 from moirai_tf.placement.decomposition.coupled import Coupling
 from moirai_tf.placement.decomposition.cutting import Cutting, cuttings
 from moirai_tf.placement.memory import fits
+from moirai_tf.placement.problem import Problem
 from moirai_tf.placement.schedule import Schedule
+from moirai_tf.placement.simulate import simulate
 from moirai_tf.placement.strategies.constructive import construct_all
 from moirai_tf.placement.strategies.search import Search
 
@@ -42,18 +43,16 @@ class Decomposition:
         if not options:
             search.notes.append(f"{self.name}: blocks between cuts are too large")
         for place, cut in enumerate(options, start=1):
-            deadline = search.deadline.part(1.0 if place == len(options) else _FIRST_SHARE)
-            try:
-                self._improve(search, cut, deadline)
-            except OutOfTimeError:
-                search.deadline.check()
+            with search.deadline.limited(1.0 if place == len(options) else _FIRST_SHARE):
+                self._improve(search, cut)
             if search.closed:
                 return
 
-    def _improve(self, search: Search, cut: Cutting, deadline: Deadline) -> None:
+    def _improve(self, search: Search, cut: Cutting) -> None:
         problem = search.problem
         scale = 1 << max(0, (_TICKS // max(1, search.best.makespan_ns)).bit_length() - 1)
-        pool = Pool(split(problem, cut, scale), len(problem.devices), deadline)
+        pool = Pool(split(problem, cut, scale), len(problem.devices), search.deadline)
+        pool.adopt(search.best.assignment)
         search.notes.append(
             f"{self.name}: {len(pool.blocks)} blocks between cuts, {len(pool.kinds)} different"
             + ("" if cut.exact else ", without what spans many of them")
@@ -93,17 +92,30 @@ class Decomposition:
         """Offers the schedule of a path, its groups brought together and within memory."""
         if not path:
             return
-        schedule = assemble(search.problem, pool, path, exact=cut.exact)
-        if allowed(search, schedule):
+        played = assemble(search.problem, pool, path, exact=cut.exact)
+        schedule = gathered(search.problem, played)
+        if schedule:
             search.offer(schedule, self.name)
 
 
-def allowed(search: Search, schedule: Schedule) -> bool:
-    """Whether groups that span blocks are together and memory suffices."""
-    problem = search.problem
-    devices = [schedule.placed[members[0]].device for members in problem.units]
-    together = all(
-        schedule.placed[operator].device == devices[unit]
-        for operator, unit in enumerate(problem.unit_of)
-    )
-    return together and fits(problem, devices)
+def gathered(problem: Problem, schedule: Schedule) -> Schedule | None:
+    """The schedule, or a new one with every group on one device; None if memory does not suffice.
+
+    Blocks do not know of groups that span several of them. Such a group goes to the device that
+    holds most of its memory.
+    """
+    assignment = list(schedule.assignment)
+    devices = []
+    for unit, members in enumerate(problem.units):
+        held = dict.fromkeys(problem.unit_devices[unit], 0)
+        for operator in members:
+            if assignment[operator] in held:
+                held[assignment[operator]] += 1 + problem.operators[operator].memory_bytes
+        devices.append(max(held, key=lambda device: held[device]))
+        for operator in members:
+            assignment[operator] = devices[unit]
+    if not fits(problem, devices):
+        return None
+    if tuple(assignment) == schedule.assignment:
+        return schedule
+    return simulate(problem, assignment)

@@ -80,8 +80,7 @@ def compare(search: Search) -> None:
     """Proves the simplest bound, offers every heuristic's schedule and notes its objective."""
     search.prove_bottleneck(priced_work(search.problem))
     for heuristic in HEURISTICS:
-        schedule = heuristic.make(search.problem, search.packing, search.deadline)
-        search.baseline(schedule, heuristic.name)
+        heuristic.construct(search)
 
 
 def shorten(search: Search, decomposition: Decomposition) -> None:
