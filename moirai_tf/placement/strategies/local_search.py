@@ -42,7 +42,7 @@ _ERROR = 3.0
 _SWEEPS = 8
 """Of the first run after a single cold sweep; each has twice as many as the one before."""
 _LEAST_GAIN = 0.002
-_PATIENCE = 3
+_PATIENCE = 6
 """Runs in a row that improve by a smaller share; then it ends."""
 _DEARER, _CHEAPER = 0.05, 0.95
 """After each sweep the price of a device's memory rises by this share of a mean operator's time
