@@ -169,8 +169,10 @@ def test_faulty_schedule_is_never_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("solver", ["milp-highs", "local-search"])
 def test_ctrl_c_brings_the_best_schedule_back(solver: str) -> None:
     program = textwrap.dedent(f"""
+        import signal
         from moirai_tf.placement import SolveOptions, check, solve
         from tests.placement_cases import layered
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
         problem = layered(120)
         say = lambda incumbent, bound: print(incumbent.found_by, flush=True)
         result = solve(problem, SolveOptions(solver="{solver}", time_limit_s=120), say)

@@ -146,7 +146,7 @@ def solve(
     """Places a problem's operators.
 
     At the time limit, or on Ctrl-C, the best schedule so far comes back. Equal problem, seed and
-    threads give an equal answer unless the time limit ends the search.
+    threads give an equal answer unless the time limit, or a part's share of it, ends a search.
 
     Args:
       problem: what to place.

@@ -20,13 +20,14 @@ _FEW_BLOCKS = 64
 _NARROW, _WIDTH = 1_000, 20_000
 """Labels that are kept, to find a way and to prove a bound."""
 _ACCURACY = 1e-6
-_FEW_COLUMNS = 400
+_FEW_COLUMNS, _MANY_COLUMNS = 400, 1_500
+"""So few are good for a first schedule; with more proofs become slow."""
 _FIRST_SHARE, _LEAST_SHARE = 0.1, 0.002
 """Of the gap: how far above the bound cutoffs are."""
 _GROWTH, _FALL = 2.0, 3.0
 """This share grows while proofs are quick and falls where one fails."""
-_QUICK, _LONG = 0.1, 0.5
-"""Shares of the remaining time: what is quick, and after which a solution of the program ends."""
+_LONG = 0.5
+"""Share of the remaining time after which a solution of the program ends."""
 
 
 @dataclass
@@ -71,7 +72,6 @@ class Closing:
         share = _FIRST_SHARE
         while self.bound < self.upper and share >= _LEAST_SHARE:
             deadline.check()
-            left_s = deadline.remaining_s()
             cutoff = self._cutoff(share)
             columns = self._columns(cutoff)
             if columns is None:
@@ -80,7 +80,7 @@ class Closing:
             yield self._by_program(columns, cutoff, cutoff)
             if not self.settled:
                 share /= _FALL
-            elif left_s - deadline.remaining_s() < _QUICK * left_s:
+            elif len(columns) <= _MANY_COLUMNS:
                 share = min(1.0, share * _GROWTH)
 
     def _cutoff(self, share: float) -> int:
