@@ -218,8 +218,9 @@ class Priced:
         self.complete: dict[tuple[int, int, int], int] = {}
         """Costs below which no useful column of an arc is missing in the pool."""
         self._limit: dict[tuple[int, int, int], int] = {}
-        for column in pool.columns:
-            self._keep(column)
+        self.closed = False
+        """Whether `close` has come to its end."""
+        self.learn()
         for arc in pool.arcs:
             self.lower[arc] = self._search(arc, NEVER, 0).bound
 
@@ -232,16 +233,20 @@ class Priced:
         while True:
             bound, path = self.shortest(self.lower)
             cost = self.shortest(self.upper)[0]
-            if cost - bound <= allowance * cost:
-                return
             arcs = {arc for arc in self._arcs(path) if self.lower[arc] < self.upper[arc]}
-            if not arcs:
+            if cost - bound <= allowance * cost or not arcs:
+                self.closed = True
                 return
             least = min(self._limit.get(arc, 0) for arc in arcs)
             for arc in sorted(arcs):
                 if self._limit.get(arc, 0) == least:
                     self.pool.deadline.check()
                     self._solve(arc)
+
+    def learn(self) -> None:
+        """Takes the pool's columns into account."""
+        for column in self.pool.columns:
+            self._keep(column)
 
     def limit(self, arc: tuple[int, int, int], cutoff: int) -> int:
         """What a column of an arc must cost less than, in a way of a cost below a cutoff."""

@@ -13,7 +13,7 @@ _HIGHS = Milp("milp-highs", highs.solve)
 STRATEGIES: dict[str, Strategy] = {
     strategy.name: strategy
     for strategy in (
-        Auto(Decomposition(), LocalSearch(), _HIGHS),
+        Auto(Decomposition(LocalSearch().glance), LocalSearch(), _HIGHS),
         _HIGHS,
         Milp("milp-gurobi", gurobi.solve),
         Decomposition(),

@@ -12,9 +12,8 @@ from moirai_tf.placement.strategies.search import Search
 
 _QUICK_OPERATORS = 3_000
 """Up to so many, a sweep of local search takes about a second."""
-_FIRST_SHARE, _BLOCKS_SHARE = 0.1, 0.75
-"""Of the time: for local search before decomposition, whose blocks then know what to beat, and for
-decomposition, should it not end by itself."""
+_BLOCKS_SHARE = 0.75
+"""Of the time for decomposition, should it not end by itself."""
 _EXACT_ROWS = 20_000
 """Beyond so many rows the exact model gains little on schedule or bound in minutes."""
 
@@ -32,8 +31,7 @@ class Auto:
         """Heuristics, decomposition amid local search, exact model; says where it stopped."""
         construct_all(search)
         if not search.closed and len(search.problem.operators) <= _QUICK_OPERATORS:
-            with search.deadline.limited(_FIRST_SHARE):
-                self.local_search.improve(search)
+            self.local_search.glance(search)
         if not search.closed:
             with search.deadline.limited(_BLOCKS_SHARE):
                 self.decomposition.improve(search)

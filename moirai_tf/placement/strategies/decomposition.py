@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from moirai_tf.placement.bounds import Bound
@@ -21,6 +21,8 @@ from moirai_tf.placement.strategies.search import Search
 
 _TICKS = 2**42
 """Ticks in the makespan of the heuristics, about; prices are rounded down to ticks."""
+_SHARES = (0.3, 0.5, 1.0)
+"""Of the time for the ways without prices, each followed by a polish if it did not suffice."""
 _FIRST_SHARE = 0.5
 """Of the time for the first of several cuttings."""
 
@@ -29,6 +31,8 @@ _FIRST_SHARE = 0.5
 class Decomposition:
     """Heuristics for a start, then the optimum over the blocks between cuts."""
 
+    polish: Callable[[Search], None] | None = None
+    """Improves the best schedule, whose columns then say what a block's search has to beat."""
     name: str = "decomposition"
 
     def run(self, search: Search) -> None:
@@ -58,11 +62,16 @@ class Decomposition:
             + ("" if cut.exact else ", without what spans many of them")
         )
         free = Priced(pool, Prices((0,) * len(problem.devices)))
-        try:
-            free.close(search.mip_gap / 2)
-        finally:
+        for share in _SHARES:
+            with search.deadline.limited(share if self.polish else 1.0):
+                free.close(search.mip_gap / 2)
             self._prove(search, free.bound, scale, "best ways through all blocks")
             self._offer(search, pool, free.path(), cut)
+            if search.closed or free.closed or self.polish is None:
+                break
+            self.polish(search)
+            pool.adopt(search.best.assignment)
+            free.learn()
         if not search.closed:
             self._couple(search, Coupling(pool, problem.capacity_bytes, free), scale, cut)
 

@@ -44,6 +44,8 @@ _SWEEPS = 8
 _LEAST_GAIN = 0.002
 _PATIENCE = 6
 """Runs in a row that improve by a smaller share; then it ends."""
+_GLANCE_SHARE, _GLANCE_S = 0.1, 2.0
+"""Of the time that is left, and seconds: the lesser of the two."""
 _DEARER, _CHEAPER = 0.05, 0.95
 """After each sweep the price of a device's memory rises by this share of a mean operator's time
 for its mean bytes where memory is short, and falls to this share of itself elsewhere."""
@@ -63,6 +65,12 @@ class LocalSearch:
         """Constructs and improves."""
         construct_all(search)
         self.improve(search)
+
+    def glance(self, search: Search) -> None:
+        """Improves the best schedule for a little of the time."""
+        share = _GLANCE_S / max(_GLANCE_S, search.deadline.remaining_s())
+        with search.deadline.limited(min(_GLANCE_SHARE, share)):
+            self.improve(search)
 
     def improve(self, search: Search) -> None:
         """Improves the best schedule so far until runs gain little or the gap is closed."""
