@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -197,7 +198,7 @@ def _log_progress(incumbent: Incumbent, lower_bound_ns: int) -> None:
     _LOGGER.info(
         "%.1f s: %d ns by %s, bound %d ns",
         incumbent.time_s,
-        incumbent.makespan_ns,
+        math.ceil(incumbent.objective_ns),
         incumbent.found_by,
         lower_bound_ns,
     )

@@ -105,20 +105,25 @@ def test_cutoff_around_the_optimum(case: tuple[Problem, IntArray], above: int) -
 
 
 @settings(max_examples=60, deadline=None)
-@given(priced(most_operators=4), st.integers(0, 6))
-def test_enumerates_all_choices_below_a_limit(case: tuple[Problem, IntArray], slack: int) -> None:
+@given(priced(most_operators=4), st.integers(0, 6), st.sampled_from([0, 1, 3, MANY]))
+def test_enumerates_all_choices_below_a_limit(
+    case: tuple[Problem, IntArray], slack: int, orders: int
+) -> None:
+    """With few nodes for orders some may be missing or late, and then it says so."""
     kind, allowed, price = block_of(*case)
     expected = values(*case)
     limit = min(expected.values(), default=0) + slack
     order = split(case[0], whole(case[0]), 1)[0].operators[1:-1]
-    choices, makespans, count = enumerate_block(kind.data, allowed, price, limit, 200, MANY)
+    choices, makespans, count = enumerate_block(kind.data, allowed, price, limit, 200, orders)
     seen = {}
     for row, makespan in zip(choices.tolist(), makespans.tolist(), strict=True):
         device = dict(zip(order, row[1:-1], strict=True))
         chosen = tuple(device[operator] for operator in range(len(order)))
         seen[chosen] = makespan + int(price[np.arange(len(row)), row].sum())
-    assert count == len(seen)
-    assert seen == {chosen: value for chosen, value in expected.items() if value < limit}
+    assert all(value >= expected[chosen] for chosen, value in seen.items())
+    assert count == len(seen) or (count == 201 and orders != MANY)
+    if count <= 200:
+        assert seen == {chosen: value for chosen, value in expected.items() if value < limit}
 
 
 @pytest.mark.parametrize(("transfers", "congestion"), MODES)

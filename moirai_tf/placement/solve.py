@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
@@ -35,6 +36,7 @@ from moirai_tf.placement.strategies.objectives import strategy_for
 from moirai_tf.placement.validation import require_valid
 
 _LOG = logging.getLogger(__name__)
+_INTERRUPTED = "the search was interrupted"
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,9 @@ def _warm_up() -> None:
     """Compiles what searches run, or loads it from disk, before a time limit begins."""
     if not is_compiled():
         _LOG.warning("compiling the solver, which happens once and takes about a minute")
-    _solve(_SAMPLE, SolveOptions(mip_gap=0.0), None)
+    result = _solve(_SAMPLE, SolveOptions(mip_gap=0.0, time_limit_s=3600), None)
+    if _INTERRUPTED in result.messages:
+        raise KeyboardInterrupt
 
 
 def _sample() -> Problem:
@@ -208,7 +212,7 @@ def _solve(problem: Problem, options: SolveOptions, progress: Progress | None) -
     except OutOfTimeError:
         search.notes.append(f"the time limit of {options.time_limit_s:g} s ended the search")
     except KeyboardInterrupt:
-        search.notes.append("the search was interrupted")
+        search.notes.append(_INTERRUPTED)
     return _result(reduced, search, alone, options)
 
 
@@ -259,6 +263,11 @@ def _result(
     )
     if loose:
         notes.append(f"optimal within the requested gap of {options.mip_gap:g}")
+    if schedule.claim:
+        notes.append(
+            f"objective: {schedule.claim.objective.name}, {math.ceil(value_ns)} ns, "
+            f"proved to be at least {math.ceil(bound_ns)} ns"
+        )
     wrong = check(reduced.original, schedule)
     if wrong:
         return Result(ERROR, messages=(*search.faults, *wrong))

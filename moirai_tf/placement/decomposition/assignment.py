@@ -66,7 +66,7 @@ def search_block(
         found = _search(state, allowed, goal, patience, left, sequence_limit)
         nodes += found.nodes
         lower = max(lower, found.bound)
-        step = step + step // 4 if found.bound == goal else 4 * step
+        step = 1 + step + step // 4 if found.bound == goal else 4 * step
         done = found.value < goal or goal == cutoff
         value = found.value if found.value < goal else cutoff
     return Found(value, lower, found.device, found.start, found.transfers, nodes)

@@ -23,6 +23,7 @@ from moirai_tf.placement.problem import (
 )
 
 _CONGESTION = {NONE: FREE, LINK: LINKS, PORT: PORTS}
+_MOST_TICKS = 2**48
 NOBODY = -1
 """In place of an operator: the entry of a block that starts the graph, the exit of the last."""
 
@@ -117,7 +118,7 @@ class _Builder:
         ids = sorted(self.edges, key=lambda t: (local[self.problem.tensors[t].producer], t))
         ends = [(local[self.problem.tensors[t].producer], self.edges[t]) for t in ids]
         rows = [(producer, sorted(local[c] for c in readers)) for producer, readers in ends]
-        times = [self.problem.time_ns[t] * self.scale for t in ids]
+        times = [self._ticks(self.problem.time_ns[t]) for t in ids]
         if self.operators[-1] == NOBODY:
             last = len(self.operators) - 1
             sinks = set(range(1, last)) - {producer for producer, _ in rows}
@@ -129,6 +130,10 @@ class _Builder:
         key = b"|".join(np.asarray(part).tobytes() for part in (*data, allowed))
         kind = known.setdefault(key, BlockClass(data, allowed))
         return Block(self.operators, tuple(ids), kind)
+
+    def _ticks(self, time_ns: IntArray) -> IntArray:
+        """Times in ticks, at least 0; larger ones than any good schedule has may count as less."""
+        return np.clip(time_ns, 0, _MOST_TICKS // self.scale) * self.scale
 
     def _no_time(self) -> IntArray:
         devices = len(self.problem.devices)
@@ -145,7 +150,7 @@ class _Builder:
         compute = np.zeros((count, devices), dtype=np.int64)
         for i, operator in enumerate(self.operators):
             if i and operator != NOBODY and operator not in self.floats:
-                compute[i] = np.maximum(self.problem.compute_ns[operator], 0) * self.scale
+                compute[i] = self._ticks(self.problem.compute_ns[operator])
         read_by, first_reader = flat([readers for _, readers in rows])
         inputs_read, first_input = flat(inputs)
         output, first_output = flat(outputs)

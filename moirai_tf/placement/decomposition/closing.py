@@ -62,26 +62,32 @@ class Closing:
           OutOfTimeError: when the deadline passes; KeyboardInterrupt likewise.
         """
         yield from self._by_few()
-        improved = len(self.coupling.pool.blocks) <= _FEW_BLOCKS
-        while improved and self.bound < self.upper:
-            columns = self._columns(self.upper)
-            found = None if columns is None else self._by_labels(columns, self.upper, _WIDTH)
-            improved = found is not None
-            yield found
-        deadline = self.coupling.pool.deadline
-        share = _FIRST_SHARE
-        while self.bound < self.upper and share >= _LEAST_SHARE:
-            deadline.check()
+        if len(self.coupling.pool.blocks) <= _FEW_BLOCKS:
+            yield from self._labelled()
+        share, ended = _FIRST_SHARE, self.bound >= self.upper
+        while not ended and share >= _LEAST_SHARE:
+            self.coupling.pool.deadline.check()
             cutoff = self._cutoff(share)
             columns = self._columns(cutoff)
             if columns is None:
                 share /= _FALL
                 continue
-            yield self._by_program(columns, cutoff, cutoff)
+            last = cutoff == self.upper
+            yield from self._by_program(columns, cutoff, cutoff)
             if not self.settled:
                 share /= _FALL
             elif len(columns) <= _MANY_COLUMNS:
                 share = min(1.0, share * _GROWTH)
+            ended = self.bound >= self.upper or (last and self.settled)
+
+    def _labelled(self) -> Iterator[list[Column] | None]:
+        """Labels, as long as they find faster ways."""
+        improved = True
+        while improved and self.bound < self.upper:
+            columns = self._columns(self.upper)
+            found = None if columns is None else self._by_labels(columns, self.upper, _WIDTH)
+            improved = found is not None
+            yield found
 
     def _cutoff(self, share: float) -> int:
         gap = self.upper - self.bound
@@ -98,7 +104,7 @@ class Closing:
         complete_below = 0 if columns is None else self._cutoff(share)
         yield self._by_labels(self.coupling.pool.columns, complete_below, _NARROW)
         columns = [*self.path, *(columns or self.coupling.pool.columns)]
-        yield self._by_program(list(dict.fromkeys(columns)), complete_below, self.upper)
+        yield from self._by_program(list(dict.fromkeys(columns)), complete_below, self.upper)
 
     def _columns(self, cutoff: int, most: int = _MOST_COLUMNS) -> list[Column] | None:
         """All columns that a way within memory below a cutoff may need; None if too many."""
@@ -110,41 +116,45 @@ class Closing:
         columns = [c for c in pool.columns if priced.cost(c) < limit[c[:3]]]
         return columns if len(columns) <= most else None
 
+    def _impossible(self, columns: list[Column]) -> bool:
+        """Whether some block has no column."""
+        return len({column.kind for column in columns}) < len(self.coupling.pool.kinds)
+
     def _by_labels(
         self, columns: list[Column], complete_below: int, width: int
     ) -> list[Column] | None:
+        if self._impossible(columns):
+            self.bound = max(self.bound, complete_below)
+            return None
         coupling = self.coupling
+        deadline = coupling.pool.deadline
         arrays, ordered = choices(coupling.pool, columns, coupling.capacity, coupling.price)
-        price = several_prices(arrays, coupling.price, _ACCURACY * self.bound)
+        price = several_prices(arrays, coupling.price, _ACCURACY * self.bound, deadline)
         path, bound = shortest(
-            arrays,
-            ordered,
-            coupling.capacity,
-            price,
-            self.upper,
-            width,
-            coupling.pool.deadline,
+            arrays, ordered, coupling.capacity, price, self.upper, width, deadline
         )
         self.bound = max(self.bound, min(complete_below, bound))
         return self._taken(path)
 
     def _by_program(
         self, columns: list[Column], complete_below: int, cutoff: int
-    ) -> list[Column] | None:
+    ) -> Iterator[list[Column] | None]:
+        self.settled = self._impossible(columns)
+        if self.settled:
+            self.bound = max(self.bound, complete_below)
+            return
         pool = self.coupling.pool
         kinds = pool.kind_of.tolist()
         master = Master(kinds, runs(kinds), columns, self.coupling.capacity, self.scale)
         limits = replace(
-            self.limits,
-            time_s=_LONG * pool.deadline.remaining_s(),
-            proof=cutoff < self.upper,
+            self.limits, time_s=_LONG * pool.deadline.remaining_s(), proof=cutoff < self.upper
         )
         answer = master.solve(cutoff, self.path, limits)
         self.bound = max(self.bound, min(complete_below, answer.bound))
         self.settled = answer.settled
+        yield self._taken(answer.path)
         if answer.interrupted:
             raise KeyboardInterrupt
-        return self._taken(answer.path)
 
     def _taken(self, path: list[Column] | None) -> list[Column] | None:
         """A way, if it is the fastest so far."""

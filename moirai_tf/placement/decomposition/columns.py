@@ -19,12 +19,16 @@ from moirai_tf.placement.problem import BoolArray, IntArray
 
 _SEQUENCE_NODES = 5_000
 _FIRST_NODES, _GROWTH = 3_000, 10
+_CHOICES_PER_S = 5_000
 _SHARE_OF_TIME = 0.15
 """Of what is left, for one collection of columns."""
 _NODES_PER_S = 20_000
 """Fewer than are searched in a second, so that no search goes far beyond the deadline."""
 _PRICE_SHIFT = 30
 """Prices per byte are multiples of 2**-30 ticks, so that sums of prices are exact."""
+
+
+_MOST_PRICE = 2**50
 
 
 class Column(NamedTuple):
@@ -53,9 +57,9 @@ class Prices:
         return cls(tuple(max(0, round(price * 2**_PRICE_SHIFT)) for price in ticks_per_byte))
 
     def of_operators(self, kind: BlockClass) -> IntArray:
-        """(operators, devices) in ticks, rounded down."""
+        """(operators, devices) in ticks, rounded down; sums of them fit 64 bits."""
         rows = [
-            [(price * size) >> _PRICE_SHIFT for price in self.shifted]
+            [min(_MOST_PRICE, (price * size) >> _PRICE_SHIFT) for price in self.shifted]
             for size in kind.data.memory.tolist()
         ]
         return np.array(rows, dtype=np.int64)
@@ -190,6 +194,7 @@ class Pool:
         limit = priced.limit(arc, cutoff)
         if limit <= priced.complete.get(arc, int(priced.lower[arc])):
             return True
+        most = min(most, 1 + int(_CHOICES_PER_S * self.deadline.remaining_s()))
         data, price = self.kinds[arc[0]].data, priced.price[arc[0]]
         devices, ticks, count = enumerate_block(data, allowed, price, limit, most, _SEQUENCE_NODES)
         for place in undominated(ticks, memory_of(data.memory, devices, self.devices)):
@@ -218,10 +223,13 @@ class Priced:
         self.complete: dict[tuple[int, int, int], int] = {}
         """Costs below which no useful column of an arc is missing in the pool."""
         self._limit: dict[tuple[int, int, int], int] = {}
+        self._stuck: set[tuple[int, int, int]] = set()
+        """Arcs that more nodes do not help."""
         self.closed = False
         """Whether `close` has come to its end."""
         self.learn()
         for arc in pool.arcs:
+            pool.deadline.check()
             self.lower[arc] = self._search(arc, NEVER, 0).bound
 
     def close(self, allowance: float) -> None:
@@ -234,6 +242,7 @@ class Priced:
             bound, path = self.shortest(self.lower)
             cost = self.shortest(self.upper)[0]
             arcs = {arc for arc in self._arcs(path) if self.lower[arc] < self.upper[arc]}
+            arcs -= self._stuck
             if cost - bound <= allowance * cost or not arcs:
                 self.closed = True
                 return
@@ -306,6 +315,8 @@ class Priced:
         around = cheapest_around(self.lower, self.pool.kind_of, arc)
         cutoff = min(int(self.upper[arc]), max(cost - around, int(self.lower[arc])))
         found = self._search(arc, cutoff, nodes)
+        if found.nodes <= nodes and found.bound <= self.lower[arc] and found.value >= cutoff:
+            self._stuck.add(arc)
         self.lower[arc] = max(self.lower[arc], found.bound)
         if found.value < cutoff:
             data = self.pool.kinds[arc[0]].data

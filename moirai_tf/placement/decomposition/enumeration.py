@@ -27,13 +27,14 @@ def enumerate_block(
 
     Returns:
       (choices, operators) devices, (choices,) makespans, and how many choices there are; more
-      than `most` if the search was ended.
+      than `most` if the search was ended, or a search over orders that mattered was.
     """
     state = new_state(data, price)
     tree = new_tree(state, allowed, limit)
     chosen = np.zeros((most, len(data.unit)), dtype=np.int64)
     makespans = np.zeros(most, dtype=np.int64)
     count, nodes, level = 0, 0, 0
+    whole = True
     while level >= 0:
         place = int(np.argmin(tree.bound[level]))
         if tree.bound[level, place] >= limit:
@@ -51,6 +52,7 @@ def enumerate_block(
         cost = (price * domain).sum()
         done = order_block(state, domain, limit - cost, orders)
         nodes += done.nodes // ORDERS_PER_NODE
+        whole = whole and min(done.makespan, limit - cost) <= done.bound
         if done.makespan + cost >= limit:
             continue
         if count == most:
@@ -58,4 +60,4 @@ def enumerate_block(
         chosen[count] = state.work.device
         makespans[count] = done.makespan
         count += 1
-    return chosen[:count], makespans[:count], count
+    return chosen[:count], makespans[:count], count if whole else most + 1

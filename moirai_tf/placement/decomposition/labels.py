@@ -30,8 +30,8 @@ _PARTS, _SCARCE, _AMPLE, _RADIUS = 6, 0.75, 1.25, 1.0
 """Prices are also sought for later parts of the blocks, with less or more room on one device."""
 _CROWD = 4
 """Room for labels, as a multiple of the width."""
-_ROUNDING = 2**-4
-"""Ticks, far above the rounding of one sum; those of a way are below 2**46."""
+_ROUNDING, _USUAL = 2**-4, 2**46
+"""Ticks, far above the rounding of one sum, where all a way costs is at most so many."""
 
 
 class Guide(NamedTuple):
@@ -90,19 +90,26 @@ def guide(chosen_from: Choices, price: FloatArray) -> Guide:
     return Guide(price, cost, rest)
 
 
-def several_prices(chosen_from: Choices, price: FloatArray, accuracy: float) -> FloatArray:
+def several_prices(
+    chosen_from: Choices, price: FloatArray, accuracy: float, deadline: Deadline
+) -> FloatArray:
     """(prices, devices): the given ones, then the best for later blocks and other rooms.
 
     Args:
       chosen_from: the columns.
       price: the best for all blocks.
       accuracy: of the bounds.
+      deadline: asked before each search for prices.
+
+    Raises:
+      OutOfTimeError: when the deadline passes.
     """
     blocks, devices = len(chosen_from.kind_of), len(price)
     radius = _RADIUS * float(price.max()) + accuracy
     found = [price]
     for begin in sorted({blocks * part // _PARTS for part in range(_PARTS)}):
         for other in range(-devices, devices + 1):
+            deadline.check()
             room = np.full(devices, 1 - begin / blocks)
             if other:
                 room[abs(other) - 1] *= _SCARCE if other < 0 else _AMPLE
@@ -140,7 +147,7 @@ def shortest(
     memory = np.array([column.memory_bytes for column in columns], dtype=np.float64)
     room = np.array(capacity, dtype=np.float64)
     guided = guide(chosen_from, price)
-    margin = _ROUNDING * (blocks + devices)
+    margin = _ROUNDING * (blocks + devices) * max(1.0, cutoff / _USUAL)
     labels, following = (_new_labels(_CROWD * width, devices) for _ in range(2))
     labels.counts[:] = devices, cutoff, np.inf
     labels.device[:devices] = np.arange(devices)

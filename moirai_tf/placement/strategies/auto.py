@@ -1,4 +1,4 @@
-"""The default strategy: heuristics, blocks between cuts, the exact model, local search."""
+"""The default strategy: heuristics, blocks between cuts, local search, the exact model."""
 
 from __future__ import annotations
 

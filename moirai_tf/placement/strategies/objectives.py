@@ -11,6 +11,7 @@ from moirai_tf.placement.objective import MAKESPAN, THROUGHPUT, WEIGHTED
 from moirai_tf.placement.strategies.constructive import HEURISTICS, relax
 from moirai_tf.placement.strategies.decomposition import Decomposition
 from moirai_tf.placement.strategies.load_search import LoadSearch
+from moirai_tf.placement.strategies.local_search import LocalSearch
 from moirai_tf.placement.strategies.milp import Milp, size
 from moirai_tf.placement.strategies.search import Search, Strategy
 from moirai_tf.placement.strategies.sum_search import SumSearch
@@ -94,6 +95,7 @@ def shorten(search: Search, decomposition: Decomposition) -> None:
         progress=None,
     )
     try:
+        LocalSearch().glance(own)
         decomposition.improve(own)
     except OutOfTimeError:
         search.notes.append(f"{decomposition.name}: stopped after its part of the time")

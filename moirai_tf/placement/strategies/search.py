@@ -30,7 +30,7 @@ class Incumbent:
 
 
 Progress = Callable[[Incumbent, int], None]
-"""Called with every improvement and the lower bound on the makespan at that time."""
+"""Called with every improvement and the lower bound on the objective then, in whole ns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Search:
         elapsed_s = self.deadline.elapsed_s() if time_s is None else time_s
         self.history.append(Incumbent(elapsed_s, schedule.makespan_ns, found_by, value_ns))
         if self.progress:
-            self.progress(self.history[-1], self.bound.value_ns)
+            self.progress(self.history[-1], math.floor(self.lower_bound_ns))
 
     def baseline(self, schedule: Schedule, name: str) -> None:
         """Notes what a heuristic reaches, and offers its schedule."""
