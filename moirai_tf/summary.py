@@ -8,6 +8,7 @@ from typing import Any
 
 from moirai_tf.pipeline import MoiraiItem, need
 from moirai_tf.placement import Problem, Result
+from moirai_tf.placement.objective import LATENCY
 from moirai_tf.verify import VerifyReport
 
 
@@ -25,6 +26,7 @@ def result_summary(problem: Problem, result: Result) -> dict[str, Any]:
         row["memory_bytes"] += operator.memory_bytes
     return {
         "status": result.status,
+        "objective": _objective(result),
         "latency_ns": schedule.makespan_ns,
         "lower_bound_ns": result.lower_bound_ns,
         "gap": result.gap,
@@ -45,7 +47,8 @@ class Summary:
     """Operators of the signature before fusion."""
     fused_operators: int
     status: str
-    """`optimal` or `feasible`."""
+    """`optimal` or `feasible`, of the objective."""
+    objective: str
     latency_ns: int
     """Predicted time of one inference."""
     lower_bound_ns: int
@@ -82,6 +85,7 @@ def summarise(item: MoiraiItem) -> Summary:
         operators=len(need(item.graph)),
         fused_operators=len(need(item.coarse)),
         status=result.status,
+        objective=_objective(result),
         latency_ns=plan.summary["latency_ns"],
         lower_bound_ns=plan.summary["lower_bound_ns"],
         gap=plan.summary["gap"],
@@ -94,6 +98,11 @@ def summarise(item: MoiraiItem) -> Summary:
         messages=result.messages,
         report=item.report,
     )
+
+
+def _objective(result: Result) -> str:
+    claim = need(result.schedule).claim
+    return LATENCY if claim is None else claim.objective.name
 
 
 def milliseconds(time_ns: int) -> str:
@@ -127,9 +136,10 @@ def _device_lines(summary: Summary) -> list[str]:
 
 
 def _latency_lines(summary: Summary) -> list[str]:
+    status = f" ({summary.status})" if summary.objective == LATENCY else ""
     lines = [
         f"transfers   {summary.transfers} ({megabytes(summary.transfer_bytes)})",
-        f"latency     {milliseconds(summary.latency_ns)} predicted ({summary.status})",
+        f"latency     {milliseconds(summary.latency_ns)} predicted{status}",
         f"bound       {milliseconds(summary.lower_bound_ns)} proved, gap {100 * summary.gap:.2f} %",
     ]
     if summary.single_device is None or summary.single_device_ns is None:

@@ -266,7 +266,7 @@ def _result(
     if schedule.claim:
         notes.append(
             f"objective: {schedule.claim.objective.name}, {math.ceil(value_ns)} ns, "
-            f"proved to be at least {math.ceil(bound_ns)} ns"
+            f"proved to be at least {math.ceil(bound_ns)} ns ({schedule.status})"
         )
     wrong = check(reduced.original, schedule)
     if wrong:
