@@ -59,6 +59,14 @@ def remaining_path_order(problem: Problem, assignment: Sequence[int]) -> list[in
     return order_by(problem, remaining_ns)
 
 
+def order_by_start(problem: Problem, schedule: Schedule) -> list[int]:
+    """Operators as a schedule runs them, producers first."""
+    placed, position = schedule.placed, problem.topological_position
+    return sorted(
+        range(len(placed)), key=lambda i: (placed[i].start_ns, placed[i].finish_ns, position[i])
+    )
+
+
 def order_by(problem: Problem, priority: Sequence[float]) -> list[int]:
     """Operators by decreasing priority, ties in topological order."""
     position = problem.topological_position

@@ -112,8 +112,8 @@ class Closing:
         cost = cutoff + priced.prices.of_bytes(self.coupling.capacity)
         if not pool.complete(priced, cost, most):
             return None
-        limit = {arc: priced.limit(arc, cost) for arc in pool.arcs}
-        columns = [c for c in pool.columns if priced.cost(c) < limit[c[:3]]]
+        limits = priced.limits(cost)
+        columns = [c for c in pool.columns if priced.cost(c) < limits[c[:3]]]
         return columns if len(columns) <= most else None
 
     def _impossible(self, columns: list[Column]) -> bool:

@@ -26,9 +26,8 @@ _NODES_PER_S = 20_000
 """Fewer than are searched in a second, so that no search goes far beyond the deadline."""
 _PRICE_SHIFT = 30
 """Prices per byte are multiples of 2**-30 ticks, so that sums of prices are exact."""
-
-
 _MOST_PRICE = 2**50
+"""Of an operator; more than any good schedule pays."""
 
 
 class Column(NamedTuple):
@@ -80,6 +79,8 @@ class Pool:
     kinds: list[BlockClass] = field(init=False)
     kind_of: IntArray = field(init=False)
     """Class of each block."""
+    arcs: dict[tuple[int, int, int], BoolArray] = field(init=False, default_factory=dict)
+    """Devices allowed for every possible (class, entry device, exit device)."""
     columns: list[Column] = field(init=False, default_factory=list)
     _known: set[tuple[int, int, int, int, tuple[int, ...]]] = field(init=False, default_factory=set)
 
@@ -91,13 +92,12 @@ class Pool:
                 index[id(block.kind)] = len(self.kinds)
                 self.kinds.append(block.kind)
         self.kind_of = np.array([index[id(block.kind)] for block in self.blocks], dtype=np.int64)
-        self._allowed: dict[tuple[int, int, int], BoolArray] = {}
         for number, kind in enumerate(self.kinds):
             for entry in kind.entries:
                 for exit_device in kind.exits:
                     allowed = kind.between(entry, exit_device)
                     if allowed is not None:
-                        self._allowed[number, entry, exit_device] = allowed
+                        self.arcs[number, entry, exit_device] = allowed
 
     def add(self, kind: int, ticks: int, device: list[int]) -> Column:
         """Keeps a way to run a block of a class."""
@@ -175,10 +175,11 @@ class Pool:
           Whether none is missing; it also ends when too large a part of the time is over.
         """
         left = dict(self.arcs)
+        limits = priced.limits(cutoff)
         with self.deadline.limited(_SHARE_OF_TIME):
             for arc, allowed in self.arcs.items():
                 self.deadline.check()
-                if self._completed(priced, arc, allowed, cutoff, most):
+                if self._completed(priced, arc, allowed, int(limits[arc]), most):
                     del left[arc]
         return not left
 
@@ -187,11 +188,10 @@ class Pool:
         priced: Priced,
         arc: tuple[int, int, int],
         allowed: BoolArray,
-        cutoff: int,
+        limit: int,
         most: int,
     ) -> bool:
         """`complete` for one arc."""
-        limit = priced.limit(arc, cutoff)
         if limit <= priced.complete.get(arc, int(priced.lower[arc])):
             return True
         most = min(most, 1 + int(_CHOICES_PER_S * self.deadline.remaining_s()))
@@ -202,11 +202,6 @@ class Pool:
         if count <= most:
             priced.complete[arc] = limit
         return bool(count <= most)
-
-    @property
-    def arcs(self) -> dict[tuple[int, int, int], BoolArray]:
-        """Devices allowed for every possible (class, entry device, exit device)."""
-        return self._allowed
 
 
 class Priced:
@@ -257,9 +252,9 @@ class Priced:
         for column in self.pool.columns:
             self._keep(column)
 
-    def limit(self, arc: tuple[int, int, int], cutoff: int) -> int:
-        """What a column of an arc must cost less than, in a way of a cost below a cutoff."""
-        return cutoff - cheapest_around(self.lower, self.pool.kind_of, arc)
+    def limits(self, cutoff: int) -> IntArray:
+        """What a column of each arc must cost less than, in a way of a cost below a cutoff."""
+        return cutoff - cheapest_around(self.lower, self.pool.kind_of)
 
     def cost(self, column: Column) -> int:
         """Time and price of a column."""
@@ -312,7 +307,7 @@ class Priced:
         self._limit[arc] = nodes
         nodes = min(nodes, int(_NODES_PER_S * self.pool.deadline.remaining_s()))
         cost = self.shortest(self.upper)[0]
-        around = cheapest_around(self.lower, self.pool.kind_of, arc)
+        around = int(cheapest_around(self.lower, self.pool.kind_of)[arc])
         cutoff = min(int(self.upper[arc]), max(cost - around, int(self.lower[arc])))
         found = self._search(arc, cutoff, nodes)
         if found.nodes <= nodes and found.bound <= self.lower[arc] and found.value >= cutoff:
@@ -353,8 +348,8 @@ def shortest_path(cost: IntArray, kind_of: IntArray) -> tuple[IntArray, int]:
 
 
 @compiled
-def cheapest_around(cost: IntArray, kind_of: IntArray, arc: tuple[int, int, int]) -> int:
-    """Least cost of the rest of a path that uses an arc for some block of its class."""
+def cheapest_around(cost: IntArray, kind_of: IntArray) -> IntArray:
+    """For each arc the least cost of the rest of a path that uses it for a block of its class."""
     devices = cost.shape[1]
     blocks = len(kind_of)
     after = np.zeros((blocks + 1, devices), dtype=np.int64)
@@ -364,15 +359,16 @@ def cheapest_around(cost: IntArray, kind_of: IntArray, arc: tuple[int, int, int]
             for other in range(devices):
                 best = min(best, cost[kind_of[block], device, other] + after[block + 1, other])
             after[block, device] = best
-    least = NEVER
+    least = np.full(cost.shape, NEVER, dtype=np.int64)
     before = np.zeros(devices, dtype=np.int64)
     for block in range(blocks):
-        if kind_of[block] == arc[0]:
-            least = min(least, before[arc[1]] + after[block + 1, arc[2]])
+        kind = kind_of[block]
         following = np.full(devices, NEVER, dtype=np.int64)
         for device in range(devices):
             for other in range(devices):
-                total = before[device] + cost[kind_of[block], device, other]
+                rest = before[device] + after[block + 1, other]
+                least[kind, device, other] = min(least[kind, device, other], rest)
+                total = before[device] + cost[kind, device, other]
                 following[other] = min(following[other], total)
         before = following
     return least

@@ -149,9 +149,7 @@ def best_prices(
     best = cheapest(chosen_from, best_price, begin, start, chosen)
     shape = np.eye(devices) * radius**2
     slope = np.zeros(devices)
-    size = float(devices)
     for _ in range(_ROUNDS_PER_DIMENSION * devices * devices):
-        depth = 0.0
         negative = np.argmin(centre)
         if centre[negative] < 0:
             slope[:] = 0.0
@@ -171,16 +169,29 @@ def best_prices(
         width = np.sqrt(max(float(slope @ shape @ slope), 0.0))
         if width <= accuracy or depth >= width:
             break
-        step = shape @ slope / width
-        deep = depth / width
-        if devices == 1:
-            centre += step * (1 + deep) / 2
-            shape *= ((1 - deep) / 2) ** 2
-            continue
-        centre += step * (1 + size * deep) / (size + 1)
-        factor = 2 * (1 + size * deep) / ((size + 1) * (1 + deep))
-        shape = size**2 / (size**2 - 1) * (1 - deep**2) * (shape - factor * np.outer(step, step))
+        _cut(centre, shape, shape @ slope / width, depth / width)
     return best_price, best
+
+
+@compiled
+def _cut(centre: FloatArray, shape: FloatArray, step: FloatArray, depth: float) -> None:
+    """The least ellipsoid around what a deep cut leaves of another one, in place.
+
+    Args:
+      centre: of the ellipsoid.
+      shape: (devices, devices), its matrix.
+      step: from the centre to its border, across the cut.
+      depth: of the cut, as a share of that step.
+    """
+    if len(centre) == 1:
+        centre += step * (1 + depth) / 2
+        shape *= ((1 - depth) / 2) ** 2
+        return
+    size = float(len(centre))
+    centre += step * (1 + size * depth) / (size + 1)
+    factor = 2 * (1 + size * depth) / ((size + 1) * (1 + depth))
+    growth = size**2 / (size**2 - 1) * (1 - depth**2)
+    shape[:] = growth * (shape - factor * np.outer(step, step))
 
 
 @compiled

@@ -56,7 +56,7 @@ def anneal(
         ticks += chosen_from.ticks[column]
     best_ticks = ticks if used.max() <= 1.0 else np.inf
     best[:] = chosen
-    window = np.zeros(max(blocks, _LONGEST_WINDOW), dtype=np.int64)
+    window = np.zeros(blocks, dtype=np.int64)
     changed = np.zeros(devices)
     warmth = max(1.0, ticks / blocks / _WARMTH)
     dear = 1.0
@@ -66,47 +66,63 @@ def anneal(
         if step % _BALANCE == 0:
             dear = dear * 1.1 if full else max(1.0, dear / 1.1)
             full = used.max() > 1.0
-        run = np.random.randint(devices) if np.random.random() < _RUNS else -1
-        length = 1 + np.random.randint(_LONGEST_WINDOW)
-        if run >= 0:
-            length = int(blocks ** np.random.random())
-        length = min(blocks, max(1, length))
-        begin = np.random.randint(blocks - length + 1)
-        device = chosen_from.entry[chosen[begin]]
         changed[:] = used
-        total = ticks
-        possible = True
-        for place in range(length):
-            block = begin + place
-            old = chosen[block]
-            after = run if run >= 0 else np.random.randint(devices)
-            if place == length - 1:
-                after = chosen_from.exit[chosen[block]]
-            arc = (chosen_from.kind_of[block] * devices + device) * devices + after
-            first, end = chosen_from.first[arc], chosen_from.first[arc + 1]
-            if first == end:
-                possible = False
-                break
-            rank = np.random.random() ** (_BIAS_OF_RUNS if run >= 0 else _BIAS)
-            window[place] = first + int((end - first) * rank)
-            device = after
-            total += chosen_from.ticks[window[place]] - chosen_from.ticks[old]
-            for k in range(devices):
-                changed[k] += chosen_from.share[window[place], k] - chosen_from.share[old, k]
-        if not possible:
+        begin, length, longer = _propose(chosen_from, chosen, window, changed)
+        if longer == np.inf:
             continue
-        gain = ticks - total
-        fits = True
+        gain = -longer
         for k in range(devices):
             over_before, over_after = max(0.0, used[k] - 1.0), max(0.0, changed[k] - 1.0)
             gain += dear * price[k] * (over_before - over_after)
-            fits = fits and changed[k] <= 1.0
         if gain < 0 and np.random.random() >= np.exp(gain / temperature):
             continue
         used[:] = changed
-        ticks = total
+        ticks += longer
         chosen[begin : begin + length] = window[:length]
-        if fits and ticks < best_ticks:
+        if ticks < best_ticks and used.max() <= 1.0:
             best_ticks = ticks
             best[:] = chosen
     return best_ticks
+
+
+@compiled
+def _propose(
+    chosen_from: Choices, chosen: IntArray, window: IntArray, used: FloatArray
+) -> tuple[int, int, float]:
+    """Other columns for a few neighbouring blocks, with the same devices at both ends.
+
+    Args:
+      chosen_from: the columns.
+      chosen: column of each block.
+      window: output: the new columns.
+      used: share of each device's memory; changed by what the new columns use.
+
+    Returns:
+      The first block, how many there are, and how many ticks more the new columns take; infinity
+      if a device has no column to the next.
+    """
+    devices, blocks = len(used), len(chosen)
+    run = np.random.randint(devices) if np.random.random() < _RUNS else -1
+    length = 1 + np.random.randint(_LONGEST_WINDOW)
+    if run >= 0:
+        length = int(blocks ** np.random.random())
+    length = min(blocks, max(1, length))
+    begin = np.random.randint(blocks - length + 1)
+    device = chosen_from.entry[chosen[begin]]
+    longer = 0.0
+    for place in range(length):
+        old = chosen[begin + place]
+        after = run if run >= 0 else np.random.randint(devices)
+        if place == length - 1:
+            after = chosen_from.exit[old]
+        arc = (chosen_from.kind_of[begin + place] * devices + device) * devices + after
+        first, end = chosen_from.first[arc], chosen_from.first[arc + 1]
+        if first == end:
+            return begin, length, np.inf
+        rank = np.random.random() ** (_BIAS_OF_RUNS if run >= 0 else _BIAS)
+        window[place] = first + int((end - first) * rank)
+        device = after
+        longer += chosen_from.ticks[window[place]] - chosen_from.ticks[old]
+        for k in range(devices):
+            used[k] += chosen_from.share[window[place], k] - chosen_from.share[old, k]
+    return begin, length, longer

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from moirai_tf.placement.strategies.constructive import construct_all
 from moirai_tf.placement.strategies.decomposition import Decomposition
 from moirai_tf.placement.strategies.local_search import LocalSearch
-from moirai_tf.placement.strategies.milp import Milp, rows
+from moirai_tf.placement.strategies.milp import Milp
 from moirai_tf.placement.strategies.search import Search
 
 _QUICK_OPERATORS = 3_000
 """Up to so many, a sweep of local search takes about a second."""
 _BLOCKS_SHARE = 0.75
 """Of the time for decomposition, should it not end by itself."""
-_EXACT_ROWS = 20_000
-"""Beyond so many rows the exact model gains little on schedule or bound in minutes."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,4 @@ class Auto:
                 self.decomposition.improve(search)
         if not search.closed:
             self.local_search.improve(search)
-        if search.closed:
-            return
-        if rows(search) <= _EXACT_ROWS:
-            self.exact.improve(search)
-        else:
-            search.notes.append("too large for the exact model: the schedule comes with a bound")
+        self.exact.finish(search)

@@ -22,6 +22,7 @@ from moirai_tf.placement.list_schedule import new_state, play
 from moirai_tf.placement.partial import schedule_in
 from moirai_tf.placement.problem import Problem
 from moirai_tf.placement.schedule import Schedule
+from moirai_tf.placement.simulate import order_by_start
 from moirai_tf.placement.strategies.constructive import construct_all, relax_ways
 from moirai_tf.placement.strategies.search import Search
 
@@ -119,10 +120,7 @@ class _Walk:
     def __init__(self, problem: Problem, schedule: Schedule, seed: int) -> None:
         self.arrays, self.problem = problem.arrays, problem
         self._generator = random.Random(seed)
-        placed, position = schedule.placed, problem.topological_position
-        order = sorted(
-            range(len(placed)), key=lambda i: (placed[i].start_ns, placed[i].finish_ns, position[i])
-        )
+        placed, order = schedule.placed, order_by_start(problem, schedule)
         self._units = units_of(problem)
         self._plan = plan_of(problem, order, schedule.assignment)
         self._state = new_state(problem.arrays)

@@ -25,6 +25,8 @@ from moirai_tf.placement.strategies.search import Search, SumBound
 _MOST_OPERATORS = 3_000
 _MOST_ROWS = 1_000_000
 """Beyond either the model alone would take gigabytes."""
+_SMALL = 20_000
+"""Beyond so many rows the exact model gains little on schedule or bound in minutes."""
 _TOLERANCE = 1e-6
 """Share of the horizon by which a solver's bound may be off; its own tolerances are smaller."""
 
@@ -89,6 +91,15 @@ class Milp:
             search.notes.append(f"{self.name}: the model would be too large; heuristics answer")
         elif not search.closed:
             self.improve(search)
+
+    def finish(self, search: Search) -> None:
+        """Closes the gap where the model is small."""
+        if search.closed:
+            return
+        if size(search) <= _SMALL:
+            self.improve(search)
+        else:
+            search.notes.append("too large for the exact model: the schedule comes with a bound")
 
     def improve(self, search: Search) -> None:
         """Solves the model of all schedules that are no worse than the best so far."""

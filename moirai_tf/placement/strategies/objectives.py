@@ -12,13 +12,10 @@ from moirai_tf.placement.strategies.constructive import HEURISTICS, relax
 from moirai_tf.placement.strategies.decomposition import Decomposition
 from moirai_tf.placement.strategies.load_search import LoadSearch
 from moirai_tf.placement.strategies.local_search import LocalSearch
-from moirai_tf.placement.strategies.milp import Milp, size
+from moirai_tf.placement.strategies.milp import Milp
 from moirai_tf.placement.strategies.search import Search, Strategy
 from moirai_tf.placement.strategies.sum_search import SumSearch
 from moirai_tf.placement.throughput.relaxation import priced_work
-
-_EXACT_SIZE = 20_000
-"""Beyond this size the exact model gains little on schedule or bound in minutes."""
 
 _SHORTENING = 0.5
 """Share of the time that is left for the makespan alone, where it is a part of a sum."""
@@ -53,7 +50,7 @@ class Throughput:
         """Improves until the gap is closed or nothing is left to try."""
         compare(search)
         self.loads.improve(search)
-        finish(search, self.exact)
+        self.exact.finish(search)
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Weighted:
         if not search.closed:
             shorten(search, self.decomposition)
             self.sums.improve(search)
-        finish(search, self.exact)
+        self.exact.finish(search)
 
 
 def compare(search: Search) -> None:
@@ -102,16 +99,6 @@ def shorten(search: Search, decomposition: Decomposition) -> None:
     finally:
         search.prove(own.bound)
         search.offer(own.best, decomposition.name)
-
-
-def finish(search: Search, exact: Milp) -> None:
-    """Closes the gap with the exact model where it is small."""
-    if search.closed:
-        return
-    if size(search) <= _EXACT_SIZE:
-        exact.improve(search)
-    else:
-        search.notes.append("too large for the exact model: the schedule comes with a bound")
 
 
 _HIGHS, _GUROBI = Milp("milp-highs", highs.solve), Milp("milp-gurobi", gurobi.solve)

@@ -10,7 +10,7 @@ import numpy as np
 from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.list_schedule import new_state
 from moirai_tf.placement.schedule import Schedule
-from moirai_tf.placement.simulate import simulate
+from moirai_tf.placement.simulate import order_by_start, simulate
 from moirai_tf.placement.strategies.search import Search
 from moirai_tf.placement.throughput.loads import loads_of, network_of
 from moirai_tf.placement.throughput.moves import new_move
@@ -61,12 +61,8 @@ class _Walk:
         self._network, self._state = network_of(problem), new_state(problem.arrays)
         self._loads = loads_of(problem, self._network, search.best.assignment)
         self._move = new_move()
-        position = problem.topological_position
-        order = sorted(
-            range(len(placed)), key=lambda i: (placed[i].start_ns, placed[i].finish_ns, position[i])
-        )
         self._timed = Timed(
-            order=np.array(order, dtype=np.int64),
+            order=np.array(order_by_start(problem, search.best), dtype=np.int64),
             unit_of=np.array(problem.unit_of, dtype=np.int64),
             assignment=np.zeros(len(placed), dtype=np.int64),
             device=self._loads.device.copy(),
