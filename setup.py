@@ -2,7 +2,9 @@
 
 from setuptools import find_packages, setup
 
-COMMANDS = ("optimize", "inspect", "profile", "place", "verify", "strip", "remap")
+COMMANDS = (
+    "optimize", "inspect", "profile", "place", "verify", "bench", "strip", "remap", "cluster",
+)  # fmt: skip
 
 setup(
     name="moirai_tf",
@@ -15,6 +17,7 @@ setup(
     package_dir={"moirai_tf_tools": "tools"},
     install_requires=[
         "absl-py>=2",
+        "grpcio>=1.60",
         "highspy>=1.16,<2",
         "numba>=0.68,<0.69",
         "numpy>=2",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from moirai_tf.cost import ProfileOptions, build_problem, profile
+from moirai_tf.cost import Prediction, ProfileOptions, build_problem, predict, profile
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.fusion.coarsen import FuseOptions, coarsen
@@ -21,14 +21,31 @@ from moirai_tf.model.output import check_apart, check_output, publish
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.options import option
 from moirai_tf.pipeline import MoiraiItem, Pass, need
-from moirai_tf.placement import Incumbent, Problem, Result, SolveOptions, restrict, solve
+from moirai_tf.placement import (
+    Incumbent,
+    Problem,
+    Result,
+    SolveOptions,
+    json_text,
+    restrict,
+    schedule_to_json,
+    solve,
+)
+from moirai_tf.placement.objective import LATENCY
+from moirai_tf.placement.order import order_gain, planned_orders
 from moirai_tf.placement.problem import CONGESTION_MODES, TRANSFER_MODES
 from moirai_tf.rewrite.directory import stage_placed, unplaced
 from moirai_tf.rewrite.make_plan import make_plan
-from moirai_tf.summary import result_summary
+from moirai_tf.rewrite.order import Order, plan_order
+from moirai_tf.rewrite.plan import Plan
+from moirai_tf.summary import milliseconds, result_summary
 from moirai_tf.verify import VerifyOptions, verify
 
 _LOGGER = logging.getLogger(__name__)
+
+AUTO, PLANNED, RUNTIME = "auto", "planned", "runtime"
+LEAST_ORDER_GAIN = 0.01
+"""Predicted gain from which `auto` keeps the planned order: what a prediction may well be off."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +135,40 @@ class Place(SolveOptions, Pass):
             congestion=self.congestion,
         )
         problem, result = self.solve(problem, fused_pins(coarse, self.pin))
+        result, prediction, alone = self._worth_it(item, problem, result)
         plan = make_plan(
             need(item.graph), need(item.expansion), item.cluster, problem, need(result.schedule),
-            result_summary(problem, result),
+            result_summary(problem, result, prediction, alone),
         )  # fmt: skip
         return replace(item, problem=problem, result=result, plan=plan)
+
+    def _worth_it(
+        self, item: MoiraiItem, problem: Problem, result: Result
+    ) -> tuple[Result, Prediction, Prediction | None]:
+        """The answer and the best single device, predicted; the latter is the answer if it wins.
+
+        The solver weighs operators and transfers; that every worker costs a step something is
+        weighed here.
+        """
+        coarse, costs, client = need(item.coarse), need(item.costs), item.cluster.client
+        prediction = predict(problem, need(result.schedule), coarse, costs, client)
+        if result.single_schedule is None:
+            return result, prediction, None
+        alone = predict(problem, result.single_schedule, coarse, costs, client)
+        if self.objective != LATENCY or prediction.best_ns <= alone.best_ns:
+            return result, prediction, alone
+        note = (
+            f"one device is best: several would save "
+            f"{milliseconds(alone.planned_ns - prediction.planned_ns)} of work, but a step with "
+            f"them costs {milliseconds(prediction.step_ns - alone.step_ns)} more"
+        )
+        kept = replace(
+            result,
+            schedule=result.single_schedule,
+            status=result.single_schedule.status,
+            messages=(note, *result.messages),
+        )
+        return kept, alone, alone
 
     def solve(self, problem: Problem, pins: Sequence[str]) -> tuple[Problem, Result]:
         """Narrows a problem by the user's wishes and solves it.
@@ -152,6 +198,12 @@ class Rewrite(Pass):
 
     output_dir: str = option("", "directory to write; empty: the input's name with _moirai")
     overwrite: bool = option(False, "replace the output directory if it exists")
+    order: str = option(
+        "auto",
+        "whose order a device follows: the planned one, written as control edges, the runtime's, "
+        "or auto: the planned one where it is predicted to be faster",
+        choices=(AUTO, PLANNED, RUNTIME),
+    )
 
     def precheck(self, item: MoiraiItem) -> None:
         """Refuses an output that exists or overlaps the input."""
@@ -159,12 +211,35 @@ class Rewrite(Pass):
         check_output(self._output(item), overwrite=self.overwrite)
 
     def __call__(self, item: MoiraiItem) -> MoiraiItem:
-        """Fills in `staged`, and the plan's edits."""
-        plan = replace(need(item.plan), options=_recorded(item))
+        """Fills in `staged`, and the plan's order and edits."""
+        order = self._order(item)
+        plan = _promised(need(item.plan), order)
         staged, plan = stage_placed(
-            need(item.model), need(item.graph), plan, self._output(item), overwrite=self.overwrite
-        )
+            need(item.model), need(item.graph), replace(plan, options=_recorded(item)),
+            self._output(item), overwrite=self.overwrite, order=order,
+            schedule=_schedule_text(item),
+        )  # fmt: skip
         return replace(item, plan=plan, staged=staged)
+
+    def _order(self, item: MoiraiItem) -> Order | None:
+        """The order to write; None leaves it to TensorFlow.
+
+        Raises:
+          MoiraiError: the planned order is asked for, but nothing planned one.
+        """
+        schedule = None if item.result is None else item.result.schedule
+        if self.order == PLANNED and (schedule is None or item.coarse is None):
+            raise MoiraiError(
+                "order is 'planned', but no pass before this one made a schedule",
+                why="a placement alone does not say in which order a device runs its operators",
+                fix="use the pass Place, or order='runtime'",
+            )
+        if self.order == RUNTIME or schedule is None or item.coarse is None:
+            return None
+        if self.order == AUTO and order_gain(need(item.problem), schedule) <= LEAST_ORDER_GAIN:
+            return None
+        orders = planned_orders(schedule)
+        return plan_order(need(item.model), item.coarse, orders, need(item.plan).placement)
 
     def _output(self, item: MoiraiItem) -> Path:
         return Path(self.output_dir or default_output(item.source))
@@ -179,7 +254,9 @@ class Verify(VerifyOptions, Pass):
 
     def __call__(self, item: MoiraiItem) -> MoiraiItem:
         """Fills in `report`."""
-        return replace(item, report=verify(item.source, need(item.staged).directory, self))
+        return replace(
+            item, report=verify(item.source, need(item.staged).directory, self, item.cluster)
+        )
 
 
 @dataclass(frozen=True)
@@ -205,6 +282,22 @@ def _log_progress(incumbent: Incumbent, lower_bound_ns: int) -> None:
 
 
 PASSES = (Import, Prune, Fuse, Profile, Place, Rewrite, Verify, Publish)
+
+
+def _promised(plan: Plan, order: Order | None) -> Plan:
+    """The plan with the latency of the order that its devices will follow."""
+    summary = dict(plan.summary)
+    if order is not None:
+        summary["order"] = order.summary()
+    elif "queued_ns" in summary:
+        summary["predicted_ns"] = summary["queued_ns"] + summary["step_ns"]
+    return replace(plan, summary=summary)
+
+
+def _schedule_text(item: MoiraiItem) -> str:
+    """The schedule behind the plan as the text of a file; empty if nothing made one."""
+    schedule = None if item.result is None else item.result.schedule
+    return "" if schedule is None else json_text(schedule_to_json(need(item.problem), schedule))
 
 
 def _recorded(item: MoiraiItem) -> dict[str, dict[str, Any]]:

@@ -6,14 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moirai_tf.cost import Prediction
 from moirai_tf.pipeline import MoiraiItem, need
 from moirai_tf.placement import Problem, Result
 from moirai_tf.placement.objective import LATENCY
 from moirai_tf.verify import VerifyReport
 
 
-def result_summary(problem: Problem, result: Result) -> dict[str, Any]:
-    """What was found, as the plan stores it: no clock times, so equal runs give equal plans."""
+def result_summary(
+    problem: Problem, result: Result, prediction: Prediction, alone: Prediction | None
+) -> dict[str, Any]:
+    """What was found, as the plan stores it: no clock times, so equal runs give equal plans.
+
+    Args:
+      problem: what was solved.
+      result: the answer.
+      prediction: of the answer's schedule.
+      alone: of the best single device, if one can run everything.
+    """
     schedule = need(result.schedule)
     devices: dict[str, dict[str, int]] = {
         device.name: {"operators": 0, "compute_ns": 0, "memory_bytes": 0}
@@ -28,10 +38,14 @@ def result_summary(problem: Problem, result: Result) -> dict[str, Any]:
         "status": result.status,
         "objective": _objective(result),
         "latency_ns": schedule.makespan_ns,
+        "queued_ns": prediction.queued_ns,
+        "step_ns": prediction.step_ns,
+        "predicted_ns": prediction.latency_ns(order_kept=True),
         "lower_bound_ns": result.lower_bound_ns,
         "gap": result.gap,
         "single_device": result.single_device,
         "single_device_ns": result.single_device_ns,
+        "single_device_predicted_ns": None if alone is None else alone.best_ns,
         "baselines_ns": dict(result.baselines),
         "devices": devices,
     }
@@ -50,7 +64,11 @@ class Summary:
     """`optimal` or `feasible`, of the objective."""
     objective: str
     latency_ns: int
-    """Predicted time of one inference."""
+    """The schedule's makespan: operators and transfers, in the planned order."""
+    predicted_ns: int
+    """What a client will measure: the schedule as the runtime plays it, and `step_ns`."""
+    step_ns: int
+    """Part of `predicted_ns` that is Session, feeds, fetches and workers that take part."""
     lower_bound_ns: int
     """No placement can be faster: a proof, for the costs that were used."""
     gap: float
@@ -58,6 +76,7 @@ class Summary:
     single_device: str | None
     """The best device that could run everything alone."""
     single_device_ns: int | None
+    """What a client would measure with it."""
     devices: dict[str, dict[str, Any]]
     """Device -> fused operators, compute time and memory."""
     capacities: dict[str, int | None]
@@ -87,10 +106,12 @@ def summarise(item: MoiraiItem) -> Summary:
         status=result.status,
         objective=_objective(result),
         latency_ns=plan.summary["latency_ns"],
+        predicted_ns=plan.summary["predicted_ns"],
+        step_ns=plan.summary["step_ns"],
         lower_bound_ns=plan.summary["lower_bound_ns"],
         gap=plan.summary["gap"],
         single_device=result.single_device,
-        single_device_ns=result.single_device_ns,
+        single_device_ns=plan.summary["single_device_predicted_ns"],
         devices=plan.summary["devices"],
         capacities={d.name: d.memory_bytes for d in need(item.problem).devices},
         transfers=len(plan.transfers),
@@ -139,16 +160,18 @@ def _latency_lines(summary: Summary) -> list[str]:
     status = f" ({summary.status})" if summary.objective == LATENCY else ""
     lines = [
         f"transfers   {summary.transfers} ({megabytes(summary.transfer_bytes)})",
-        f"latency     {milliseconds(summary.latency_ns)} predicted{status}",
+        f"latency     {milliseconds(summary.predicted_ns)} predicted, of which "
+        f"{milliseconds(summary.step_ns)} per step whatever runs",
+        f"schedule    {milliseconds(summary.latency_ns)} of operators and transfers{status}",
         f"bound       {milliseconds(summary.lower_bound_ns)} proved, gap {100 * summary.gap:.2f} %",
     ]
     if summary.single_device is None or summary.single_device_ns is None:
         lines.append("best single device: none can run the model alone")
     else:
-        ratio = summary.single_device_ns / summary.latency_ns if summary.latency_ns else 1.0
+        ratio = summary.single_device_ns / max(1, summary.predicted_ns)
         lines.append(
             f"best single device {summary.single_device}: "
-            f"{milliseconds(summary.single_device_ns)}, {ratio:.2f} x the placed latency"
+            f"{milliseconds(summary.single_device_ns)}, {ratio:.2f} x the predicted latency"
         )
     lines.extend(f"note        {message}" for message in summary.messages)
     if len(summary.used) == 1:

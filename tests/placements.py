@@ -48,6 +48,7 @@ def place(
     *,
     placement: Mapping[str, str] | None = None,
     seed: int = 0,
+    devices: Sequence[str] = CPUS,
     overwrite: bool = False,
     **options: object,
 ) -> Plan:
@@ -58,11 +59,13 @@ def place(
     model = unplaced(read_saved_model(source))
     graph = prune(graph_of(source, **options))
     if placement is None:
-        full = scattered(graph, seed=seed)
+        full = scattered(graph, devices, seed)
     else:
-        full = {o.name: placement.get(o.name, CPUS[0]) for o in graph.operators}
+        full = {o.name: placement.get(o.name, devices[0]) for o in graph.operators}
         assert placement.keys() <= full.keys()
-    staged, plan = stage_placed(model, graph, plan_of(graph, full), output, overwrite=overwrite)
+    staged, plan = stage_placed(
+        model, graph, plan_of(graph, full, devices), output, overwrite=overwrite
+    )
     try:
         publish(staged)
     finally:

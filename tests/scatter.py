@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from moirai_tf import Cluster, Device, Link, MoiraiItem, Pass, Pipeline, default_pipeline
-from moirai_tf.cost import build_problem
+from moirai_tf.cost import build_problem, predict
 from moirai_tf.pipeline import need
 from moirai_tf.placement import Result, simulate
 from moirai_tf.rewrite.make_plan import make_plan
@@ -47,9 +47,12 @@ class Scatter(Pass):
                 assignment[operator] = device
         schedule = simulate(problem, assignment, problem.topological_order)
         result = Result("feasible", schedule, messages=("scattered",))
+        prediction = predict(
+            problem, schedule, need(item.coarse), need(item.costs), item.cluster.client
+        )
         plan = make_plan(
             need(item.graph), need(item.expansion), item.cluster, problem, schedule,
-            result_summary(problem, result),
+            result_summary(problem, result, prediction, None),
         )  # fmt: skip
         return replace(item, problem=problem, result=result, plan=plan)
 

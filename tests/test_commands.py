@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import multiprocessing
 import os
 import sys
@@ -20,7 +21,7 @@ from tests.scatter import logical_cluster
 
 ZooDir = Callable[[str], Path]
 
-COMMANDS = ("optimize", "inspect", "profile", "place", "verify", "strip", "remap")
+COMMANDS = ("optimize", "inspect", "profile", "place", "verify", "bench", "strip", "remap")
 
 INSTANCE = """{"name": "fork", "source": "by hand",
  "devices": [{"name": "d0", "memory": null}, {"name": "d1", "memory": null}],
@@ -72,7 +73,7 @@ def test_help_explains_the_command(command: str) -> None:
     assert f"moirai_{command} --" in done.stdout
     assert "Example:" in done.stdout
     assert "--saved_model_dir" in done.stdout or "--placed_dir" in done.stdout
-    if command not in ("verify", "strip", "remap"):
+    if command not in ("verify", "bench", "strip", "remap"):
         assert "--batch_size" in done.stdout
 
 
@@ -127,7 +128,7 @@ def test_a_stray_argument_is_refused() -> None:
     assert "unexpected argument 'model'" in done.stdout + done.stderr
 
 
-def test_profile_optimize_verify_remap_strip(zoo_dir: ZooDir, tmp_path: Path) -> None:
+def test_profile_optimize_verify_bench_remap_strip(zoo_dir: ZooDir, tmp_path: Path) -> None:
     model, cluster, costs = zoo_dir("ensemble"), tmp_path / "c.yaml", tmp_path / "costs.json"
     write_cluster(logical_cluster(2), cluster)
     where = (f"--saved_model_dir={model}", f"--cluster={cluster}", "--batch_size=64")
@@ -144,6 +145,15 @@ def test_profile_optimize_verify_remap_strip(zoo_dir: ZooDir, tmp_path: Path) ->
     done = run("verify", f"--saved_model_dir={model}", f"--placed_dir={placed}")
     assert done.returncode == 0, done.stderr
     assert "ok" in done.stdout
+
+    trace = tmp_path / "trace.json"
+    side_by_side = (f"--saved_model_dir={model}", f"--placed_dir={placed}")
+    done = run("bench", *side_by_side, "--repeats=2", "--warmup=0", f"--trace={trace}")
+    assert done.returncode == 0, done.stderr
+    assert "predicted speed-up" in done.stdout
+    assert "share its threads" in done.stdout
+    assert f"trace: {trace}" in done.stdout
+    assert json.loads(trace.read_text())["traceEvents"]
 
     moved = tmp_path / "moved"
     swap = ("--device=/device:CPU:0=/device:CPU:1", "--device=/device:CPU:1=/device:CPU:0")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from moirai_tf.cluster import Cluster, Device, Link
 from moirai_tf.cost import CostTable, DeviceProfile, OperatorCost, build_problem
 from moirai_tf.cost.fused import fused_costs
-from moirai_tf.cost.table import described_inputs, fingerprint
+from moirai_tf.cost.table import MeasuredLink, described_inputs, fingerprint
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, FusedOperator
 from moirai_tf.graph.graph import Graph, Operator, Scope, TensorRef, TensorSpec
@@ -124,7 +124,7 @@ def test_transfers_take_the_link_and_share_matrices():
 
 
 def test_measured_links_win():
-    links = (Link(CPU0, CPU1, 1000, 10**9),)
+    links = (MeasuredLink(Link(CPU0, CPU1, 1000, 10**9), 0.01, ((256, 1256),)),)
     problem = build_problem(COARSE, CLUSTER, replace(table(), links=links))
     assert problem.tensors[0].time_ns[0] == (0, 1080, 87)
     assert problem.tensors[0].time_ns[1] == (86, 0, 89)

@@ -101,6 +101,22 @@ def test_a_table_is_reused(model, graph, tmp_path):
         profile(model, imported(model, batch_size=8), cluster, options)
 
 
+def test_a_table_is_refreshed_for_what_changed(model, graph, tmp_path):
+    cluster = read_cluster(CONFIGS / "two_local_cpus.yaml")
+    first, second = cluster.devices
+    costs = str(tmp_path / "costs.json")
+    before = profile(model, graph, cluster, QUICK)
+    write_table(before, costs)
+    slower = replace(cluster, devices=(first, replace(second, speed=second.speed / 4)))
+    with pytest.raises(MoiraiError, match=r"described differently(.|\n)*--refresh=changed"):
+        profile(model, graph, slower, replace(QUICK, costs=costs))
+    after = profile(model, graph, slower, replace(QUICK, costs=costs, refresh=("changed",)))
+    assert after.devices[0] == before.devices[0]
+    assert after.devices[1].device == slower.devices[1]
+    for name, cost in after.operators.items():
+        assert cost.time_ns[0] == before.operators[name].time_ns[0]
+
+
 def test_user_inputs(model, graph, tmp_path):
     cluster = read_cluster(CONFIGS / "two_local_cpus.yaml")
     np.savez(tmp_path / "inputs.npz", x=np.ones([4, 64], np.float32))
@@ -113,7 +129,7 @@ def test_user_inputs(model, graph, tmp_path):
 def test_measured_links_are_kept(model, graph):
     cluster = read_cluster(CONFIGS / "two_local_cpus.yaml")
     table = profile(model, graph, cluster, replace(QUICK, links="measure"))
-    assert {(link.source, link.target) for link in table.links} == {
+    assert {(known.link.source, known.link.target) for known in table.links} == {
         (link.source, link.target) for link in cluster.links
     }
 
@@ -126,6 +142,8 @@ def test_measured_links_are_kept(model, graph):
         ({"source": "measure"}, "option source is 'measure'"),
         ({"source": "analytical", "costs": "costs.json"}, "option costs is 'costs.json'"),
         ({"links": "guess"}, "option links is 'guess'"),
+        ({"refresh": ("changed",)}, "option refresh is 'changed'"),
+        ({"costs": "costs.json", "refresh": ("nowhere",)}, "option refresh is 'nowhere'"),
         ({"repeats": 0}, "option repeats is 0"),
         ({"warmup": -1}, "option warmup is -1"),
         ({"trip_count": -1}, "option trip_count is -1"),

@@ -6,9 +6,21 @@ import json
 from dataclasses import replace
 
 import pytest
+import tensorflow as tf
 
 from moirai_tf.cluster import Cluster, Device, Link
-from moirai_tf.cost import CostTable, DeviceProfile, Measurement, OperatorCost, files, read_table
+from moirai_tf.cost import (
+    CostTable,
+    DeviceProfile,
+    Handling,
+    MeasuredLink,
+    Measurement,
+    OperatorCost,
+    StepCost,
+    files,
+    merged,
+    read_table,
+)
 from moirai_tf.cost.files import write_table
 from moirai_tf.cost.table import by_operator, described_inputs, fingerprint
 from moirai_tf.errors import MoiraiError
@@ -30,19 +42,22 @@ def graph_of(width: int = 8):
 @pytest.fixture
 def table() -> CostTable:
     graph = graph_of()
-    measurement = Measurement(20, 1000, 900, 850, 5, 0.25)
+    measurement = Measurement(20, 1000, 900, 850, 5, 0.25, 100, 20, 3, 0.9, 2, 4096)
     return CostTable(
         signature="serving_default",
         inputs=described_inputs(graph),
         fingerprint=fingerprint(graph),
-        versions={"tensorflow": "2.21.0"},
+        versions={"tensorflow": tf.__version__},
         machine={"cpus": "2"},
         devices=(
-            DeviceProfile(CPU, "measure", measurement),
+            DeviceProfile(CPU, "measure", measurement, {"processor": "one"}),
             DeviceProfile(GPU, "analytical"),
         ),
         operators=by_operator(graph, [[(0, 0), (70, 0), (0, 0)], [(0, 0), (None, 0), (0, 0)]]),
-        links=(Link(CPU.name, GPU.name, 5, 10**10),),
+        links=(MeasuredLink(Link(CPU.name, GPU.name, 5, 10**10), 0.02, ((256, 9), (4096, 20))),),
+        step=StepCost(700, {GPU.name: 30}),
+        handling={CPU.name: Handling(50, 300, 90, 600)},
+        options={"repeats": "20"},
     )
 
 
@@ -65,14 +80,18 @@ def test_rows_are_columns_transposed(table):
 @pytest.mark.parametrize(
     ("path", "value", "rule"),
     [
-        (["schema"], "other", "version: this is not version 1"),
-        (["version"], 2, "version: this is not version 1"),
+        (["schema"], "other", "version: this is not version 2"),
+        (["version"], 1, "version: this is not version 2"),
         (["operator"], {}, "operator: unknown"),
         (["devices"], {}, "devices: {} is not a list"),
         (["devices", 0, "source"], "guess", "devices[0].source: there is no source 'guess'"),
         (["devices", 0, "device", "name"], 3, "devices[0].device.name: 3 is not a string"),
         (["devices", 0, "measurement", "repeats"], 0, "devices[0].measurement.repeats: 0 is less"),
         (["links", 0, "bandwidth_bytes_per_s"], 0, "links[0].bandwidth_bytes_per_s: 0 is less"),
+        (["links", 0, "times_ns"], [["a", 1]], "links[0].times_ns[0][0]: 'a' is not"),
+        (["handling", CPU.name, "send_ns"], -1, f"handling[{CPU.name!r}].send_ns: -1 is less"),
+        (["step", "client_ns"], -1, "step.client_ns: -1 is less"),
+        (["devices", 0, "machine", "processor"], 1, "devices[0].machine['processor']: 1 is not"),
         (["operators", "relu", "time_ns"], [1], "operators['relu']: needs 2 times and traffics"),
         (["operators", "relu", "time_ns", 0], -1, "operators['relu'].time_ns[0]: -1 is less"),
         (["operators", "relu", "time_ns", 0], 1.5, "operators['relu'].time_ns[0]: 1.5 is not"),
@@ -93,7 +112,9 @@ def test_broken_files(table, tmp_path, path, value, rule):
     assert caught.value.rule.startswith(rule)
 
 
-@pytest.mark.parametrize("key", ["version", "devices", "operators", "fingerprint", "links"])
+@pytest.mark.parametrize(
+    "key", ["version", "devices", "operators", "fingerprint", "links", "step", "handling"]
+)
 def test_missing_fields(table, tmp_path, key):
     write_table(table, tmp_path / "costs.json")
     data = json.loads((tmp_path / "costs.json").read_text())
@@ -134,6 +155,58 @@ def test_stale_for_missing_operators(table):
     fewer = replace(table, operators={k: v for k, v in table.operators.items() if k != "relu"})
     with pytest.raises(MoiraiError, match="lacks 1 operators, the first is 'relu'"):
         fewer.require_fit(graph_of(), CLUSTER)
+
+
+def test_stale_for_another_tensorflow(table):
+    older = replace(table, versions={"tensorflow": "2.0.0"})
+    with pytest.raises(MoiraiError, match=r"TensorFlow was 2\.0\.0 and is"):
+        older.require_fit(graph_of(), CLUSTER)
+
+
+def test_changed_devices_are_told_apart(table):
+    assert table.changed_devices(CLUSTER) == {}
+    slower = replace(CLUSTER, devices=(replace(CPU, speed=0.25), GPU))
+    assert list(table.changed_devices(slower)) == [CPU.name]
+
+
+def test_merging_takes_the_last_of_each(table):
+    cpu = replace(
+        table,
+        devices=table.devices[:1],
+        operators={k: OperatorCost((v.time_ns[0],), (0,)) for k, v in table.operators.items()},
+        links=(),
+        step=StepCost(),
+    )
+    newer = replace(
+        cpu,
+        devices=(replace(cpu.devices[0], machine={"processor": "two"}),),
+        operators={k: OperatorCost((5,), (0,)) for k in table.operators},
+        step=StepCost(900, {}),
+    )
+    both = merged([table, newer])
+    assert [p.machine for p in both.devices] == [{"processor": "two"}, {}]
+    assert both.operators["relu"] == OperatorCost((5, None), (0, 0))
+    assert both.links == table.links
+    assert both.step == StepCost(900, {GPU.name: 30})
+    assert merged([newer, cpu]).operators == cpu.operators
+
+
+def test_tables_of_other_models_do_not_merge(table):
+    with pytest.raises(MoiraiError, match="differ in their fingerprint"):
+        merged([table, replace(table, fingerprint="other")])
+
+
+def test_step_cost_counts_every_other_worker_once():
+    # Client 700; d1 adds 30, d2 adds 50; the client itself adds nothing.
+    step = StepCost(700, {"d1": 30, "d2": 50})
+    assert step.total_ns("client", ["client"]) == 700
+    assert step.total_ns("client", ["d1", "client", "d2", "d1"]) == 780
+
+
+def test_handling_grows_with_the_tensor():
+    known = Handling(50, 300, 90, 600)
+    assert (known.sending_ns(0), known.sending_ns(1 << 20)) == (50, 350)
+    assert (known.receiving_ns(0), known.receiving_ns(1 << 19)) == (90, 390)
 
 
 def test_schema_is_recorded(table, tmp_path):

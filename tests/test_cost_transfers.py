@@ -39,11 +39,11 @@ def test_fit_of_times_that_do_not_grow():
 def test_every_pair_of_local_cpus_gets_a_link():
     cluster = read_cluster(CONFIGS / "four_local_cpus.yaml")
     links = measured_links(cluster)
-    pairs = {(link.source, link.target) for link in links}
+    pairs = {(known.link.source, known.link.target) for known in links}
     assert pairs == set(itertools.permutations([d.name for d in cluster.devices], 2))
-    assert len({(link.latency_ns, link.bandwidth_bytes_per_s) for link in links}) == 1
+    assert len({known.times_ns for known in links}) == 1
+    assert all(known.error >= 0 for known in links)
 
 
 def test_devices_that_are_not_here_get_none():
-    assert measured_links(read_cluster(CONFIGS / "two_servers_two_gpus.yaml")) == ()
     assert measured_links(read_cluster(CONFIGS / "cpu_gpu.yaml")) == ()

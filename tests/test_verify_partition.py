@@ -134,7 +134,8 @@ def test_step_statistics_can_contradict_the_plan() -> None:
     proof, findings = prove(Evidence("run", graph, ran, _DEVICES), plan, grappler=False)
     assert proof.executed == 1
     assert [f.text for f in findings] == [
-        "run: operator 'b' (AddN) ran on /device:CPU:2, planned on /device:CPU:1"
+        "run: operator 'b' (AddN) ran on /device:CPU:2, planned on /device:CPU:1",
+        "run: /device:CPU:1 does not tell that it ran anything, such as 'read'",
     ]
 
 

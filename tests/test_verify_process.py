@@ -36,6 +36,7 @@ def pair(zoo_dir: ZooDir, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
         (VerifyOptions(loaders=("tf3",)), r"option loaders is \['tf3'\]"),
         (VerifyOptions(loaders=()), r"option loaders is \[\]"),
         (VerifyOptions(verify_timeout_s=0.0), "option verify_timeout_s is 0.0"),
+        (VerifyOptions(step_timeout_s=0.0), "option step_timeout_s is 0.0"),
     ],
 )
 def test_options_that_prove_nothing(

@@ -1,55 +1,76 @@
-"""The demo: builds a real branching model, places it on a heterogeneous cluster, proves it.
+"""The demo: builds a real branching model, places it on real unequal workers, proves and times it.
 
-InceptionV3 with randomised weights; `make demo` runs this with everything it needs installed.
+InceptionV3 with randomised weights, on a local cluster of TensorFlow servers that are pinned to
+cores and slowed; `make demo` runs this with everything it needs installed.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from absl import flags
 
 import moirai_tf
+from moirai_tf.bench import BenchOptions, bench
+from moirai_tf.cluster import Cluster
+from moirai_tf.runtime.local_cluster import local_cluster
 from tests.zoo import application
 
 from . import _flags
 
 _WORK_DIR = flags.DEFINE_string("work_dir", "build/demo", "where model and output go")
-_CLUSTER = flags.DEFINE_string("cluster", "configs/four_local_cpus.yaml", "cluster file")
+_SHARES = flags.DEFINE_multi_float(
+    "shares", [1.0, 0.5], "share of a core that each worker gets (repeatable)"
+)
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 299, "height and width of the images")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "images of one inference")
+_REPEATS = flags.DEFINE_integer("repeats", 10, "measured runs")
 
 _NEXT_STEPS = """
-Load it:
-  import moirai_tf
-  moirai_tf.configure_logical_cpus({count})  # before TensorFlow is used
-  placed = moirai_tf.load("{output}")
-  placed.signatures["serving_default"]
+Run it on any TensorFlow cluster whose servers have these names:
+  with tf.compat.v1.Session("grpc://<address of task 0>") as session:
+      tf.compat.v1.saved_model.load(session, ["serve"], "{output}")
 
-Serve it (<models>/1 is a copy of {output}):
-  tensorflow_model_server --model_base_path=<models> \\
-    --tensorflow_session_config_file={output}/assets.extra/session_config.pbtxt"""
+Another cluster of your own: moirai_cluster --shares=1.0 --shares=0.5 --output=cluster.yaml
+A trace of prediction and measurement for ui.perfetto.dev: moirai_bench --trace=trace.json ..."""
 
 
 def main() -> None:
-    """Builds, optimises, verifies and prints."""
+    """Builds, places, verifies, measures and prints."""
     work = Path(_WORK_DIR.value)
-    model = work / "inception_v3"
+    model, placed = work / "inception_v3", work / "inception_v3_placed"
     if model.exists():
         shutil.rmtree(model)
     work.mkdir(parents=True, exist_ok=True)
     print(f"building InceptionV3 with randomised weights in {model}", flush=True)
     application("InceptionV3", _IMAGE_SIZE.value).build(model)
-    summary = moirai_tf.optimize(
-        model,
-        work / "inception_v3_placed",
-        _CLUSTER.value,
-        batch_size=_BATCH_SIZE.value,
-        overwrite=True,
-    )
-    print(summary)
-    print(_NEXT_STEPS.format(count=len(summary.devices), output=summary.output))
+    with _workers() as cluster:
+        print("profiling, placing and verifying on the workers", flush=True)
+        summary = moirai_tf.optimize(
+            model, placed, cluster, batch_size=_BATCH_SIZE.value, repeats=10, overwrite=True
+        )
+        print(summary)
+        print("measuring", flush=True)
+        options = BenchOptions(repeats=_REPEATS.value, warmup=3)
+        print(bench(model, [placed], cluster, options))
+    print(_NEXT_STEPS.format(output=summary.output))
+
+
+@contextmanager
+def _workers() -> Iterator[Cluster]:
+    """A cluster of the wanted shares; of whole cores where the system allows no quota."""
+    with ExitStack() as stack:
+        try:
+            workers = stack.enter_context(local_cluster(_SHARES.value))
+        except moirai_tf.MoiraiError as error:
+            print(f"whole cores instead of shares of them: {error.rule}")
+            whole = min(len(_SHARES.value), len(os.sched_getaffinity(0)))
+            workers = stack.enter_context(local_cluster([1.0] * whole))
+        yield workers.cluster
 
 
 def entry() -> None:

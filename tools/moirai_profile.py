@@ -2,6 +2,9 @@
 
 Example:
   moirai_profile --saved_model_dir=model --cluster=configs/two_local_cpus.yaml --output=costs.json
+  moirai_profile --saved_model_dir=model --cluster=cluster.yaml --costs=costs.json \
+    --refresh=changed --output=costs.json
+  moirai_profile --merge=one.json --merge=other.json --output=costs.json
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from moirai_tf.cluster import read_cluster
-from moirai_tf.cost import write_table
+from moirai_tf.cost import CostTable, merged, read_table, table_text, write_table
 from moirai_tf.optimize import this_machine
 from moirai_tf.passes import Import, Profile, Prune
 from moirai_tf.pipeline import MoiraiItem, Pipeline, need
@@ -22,21 +25,31 @@ _SAVED_MODEL_DIR = flags.DEFINE_string("saved_model_dir", None, "the model; only
 _CLUSTER = flags.DEFINE_string(
     "cluster", None, "YAML file of devices and links; by default the devices of this machine"
 )
+_MERGE = flags.DEFINE_multi_string(
+    "merge", [], "cost tables to put together instead of profiling; the last one wins (repeatable)"
+)
 _OUTPUT = flags.DEFINE_string("output", None, "cost table to write (JSON)")
-flags.mark_flags_as_required(["saved_model_dir", "output"])
+flags.mark_flag_as_required("output")
+flags.register_validator(
+    "saved_model_dir",
+    lambda value: bool(value) != bool(_MERGE.value),
+    message="give a model, or else tables to --merge",
+)
 _flags.define(Import, Profile)
 
 
 def main() -> None:
-    """Profiles and writes the table."""
+    """Profiles or merges, writes the table and says what is in it."""
+    tables = [read_table(path) for path in _MERGE.value]
+    table = merged(tables) if tables else _profiled()
+    write_table(table, _OUTPUT.value)
+    print(f"{table_text(table)}\n{_OUTPUT.value}")
+
+
+def _profiled() -> CostTable:
     cluster = read_cluster(_CLUSTER.value) if _CLUSTER.value else this_machine()
     pipeline = Pipeline((_flags.build(Import), Prune(), _flags.build(Profile)))
-    item = pipeline.run(MoiraiItem(Path(_SAVED_MODEL_DIR.value), cluster))
-    write_table(need(item.costs), _OUTPUT.value)
-    print(
-        f"costs of {len(need(item.graph))} operators on {len(cluster.devices)} devices: "
-        f"{_OUTPUT.value}"
-    )
+    return need(pipeline.run(MoiraiItem(Path(_SAVED_MODEL_DIR.value), cluster)).costs)
 
 
 def entry() -> None:

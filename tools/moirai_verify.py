@@ -15,13 +15,17 @@ from . import _flags
 
 _SAVED_MODEL_DIR = flags.DEFINE_string("saved_model_dir", None, "the original model; only read")
 _PLACED_DIR = flags.DEFINE_string("placed_dir", None, "the placed model; only read")
+_CLUSTER = flags.DEFINE_string(
+    "cluster", None, "YAML file of the plan's cluster; with addresses the workers run the model too"
+)
 flags.mark_flags_as_required(["saved_model_dir", "placed_dir"])
 _flags.define(Verify)
 
 
 def main() -> None:
     """Verifies and prints the report."""
-    print(verify(_SAVED_MODEL_DIR.value, _PLACED_DIR.value, _flags.build(Verify)))
+    options = _flags.build(Verify)
+    print(verify(_SAVED_MODEL_DIR.value, _PLACED_DIR.value, options, _CLUSTER.value))
 
 
 def entry() -> None:

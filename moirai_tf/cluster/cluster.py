@@ -67,6 +67,11 @@ class Device:
                 raise _fault(field, f"{value} is not positive")
 
     @property
+    def task(self) -> str:
+        """The part of the name that says whose it is: `/job:worker/replica:0/task:1`, or empty."""
+        return self.name.rpartition("/device:")[0]
+
+    @property
     def local(self) -> bool:
         """Whether it is a logical CPU of this process, so that operators can be timed on it."""
         here = self.name.startswith(("/device:", "/job:localhost/replica:0/task:0/"))
@@ -138,6 +143,30 @@ class Cluster:
             source, target = missing[0]
             more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
             raise _fault("links", f"{source} -> {target}{more} missing and no default_link given")
+
+    @cached_property
+    def addresses(self) -> Mapping[str, str]:
+        """Task (`/job:worker/replica:0/task:1`) -> `host:port` of its TensorFlow server.
+
+        Raises:
+          MoiraiError: only some devices have an address, or a task has two.
+        """
+        found: dict[str, str] = {}
+        for i, device in enumerate(self.devices):
+            if not device.address:
+                continue
+            if found.setdefault(device.task, device.address) != device.address:
+                raise _fault(f"devices[{i}].address", f"task {device.task} has another one too")
+        if found:
+            for i, device in enumerate(self.devices):
+                if not device.address:
+                    raise _fault(f"devices[{i}].address", f"{device.name!r} alone has none")
+        return found
+
+    @property
+    def remote(self) -> bool:
+        """Whether the devices belong to TensorFlow servers that can be reached."""
+        return bool(self.addresses)
 
     @cached_property
     def _by_pair(self) -> Mapping[tuple[str, str], Link]:

@@ -14,13 +14,16 @@ from moirai_tf.cost.table import (
     MEASURE,
     CostTable,
     DeviceProfile,
+    Handling,
+    MeasuredLink,
     Measurement,
     OperatorCost,
+    StepCost,
 )
 from moirai_tf.fields import Field, Format
 
 SCHEMA = "moirai_tf.cost_table"
-VERSION = 1
+VERSION = 2
 
 _FORMAT = Format(
     why="operators are placed by these costs",
@@ -39,7 +42,7 @@ def read_table(path: str | Path) -> CostTable:
     if root["schema"].text() != SCHEMA or root["version"].integer() != VERSION:
         raise root["version"].fault(f"this is not version {VERSION} of {SCHEMA}")
     root.only("schema", "version", "signature", "inputs", "fingerprint", "versions", "machine",
-              "devices", "links", "operators")  # fmt: skip
+              "options", "devices", "links", "step", "handling", "operators")  # fmt: skip
     devices = tuple(_profile(field) for field in root["devices"].elements())
     return CostTable(
         signature=root["signature"].text(),
@@ -50,6 +53,9 @@ def read_table(path: str | Path) -> CostTable:
         devices=devices,
         operators={name: _cost(field, len(devices)) for name, field in root["operators"].items()},
         links=tuple(_link(field) for field in root["links"].elements()),
+        step=_step(root["step"]),
+        handling={name: _handling(field) for name, field in root["handling"].items()},
+        options=_texts(root["options"]),
     )
 
 
@@ -63,8 +69,11 @@ def write_table(table: CostTable, path: str | Path) -> None:
         "fingerprint": table.fingerprint,
         "versions": dict(table.versions),
         "machine": dict(table.machine),
+        "options": dict(table.options),
         "devices": [_profile_data(profile) for profile in table.devices],
-        "links": [dataclasses.asdict(link) for link in table.links],
+        "links": [_link_data(measured) for measured in table.links],
+        "step": {"client_ns": table.step.client_ns, "device_ns": dict(table.step.device_ns)},
+        "handling": {name: dataclasses.asdict(known) for name, known in table.handling.items()},
     }
     rows = (
         f"  {json.dumps(name)}: {json.dumps(dataclasses.asdict(cost))}"
@@ -77,12 +86,13 @@ def write_table(table: CostTable, path: str | Path) -> None:
 
 
 def _profile(field: Field) -> DeviceProfile:
-    field.only("device", "source", "measurement")
+    field.only("device", "source", "measurement", "machine")
     measurement = field.get("measurement")
     return DeviceProfile(
         device=_device(field["device"]),
         source=field["source"].one_of((MEASURE, ANALYTICAL), "source"),
         measurement=None if measurement is None else _measurement(measurement),
+        machine=_texts(field["machine"]),
     )
 
 
@@ -103,23 +113,61 @@ def _device(field: Field) -> Device:
 
 
 def _measurement(field: Field) -> Measurement:
+    field.only(*(known.name for known in dataclasses.fields(Measurement)))
+
+    def whole(name: str, least: int = 0) -> int:
+        return field[name].integer(least=least)
+
     return Measurement(
-        repeats=field["repeats"].integer(least=1),
-        latency_ns=field["latency_ns"].integer(least=0),
-        step_ns=field["step_ns"].integer(least=0),
-        attributed_ns=field["attributed_ns"].integer(least=0),
-        unknown_ns=field["unknown_ns"].integer(least=0),
+        repeats=whole("repeats", 1),
+        latency_ns=whole("latency_ns"),
+        step_ns=whole("step_ns"),
+        attributed_ns=whole("attributed_ns"),
+        unknown_ns=whole("unknown_ns"),
         spread=field["spread"].number(),
+        fixed_ns=whole("fixed_ns"),
+        moved_ns=whole("moved_ns"),
+        dispatch_ns=whole("dispatch_ns"),
+        scale=field["scale"].number(),
+        pieces=whole("pieces", 1),
+        peak_bytes=whole("peak_bytes"),
+        scratch_bytes=whole("scratch_bytes"),
     )
 
 
-def _link(field: Field) -> Link:
-    return Link(
+def _step(field: Field) -> StepCost:
+    field.only("client_ns", "device_ns")
+    devices = {name: entry.integer(least=0) for name, entry in field["device_ns"].items()}
+    return StepCost(field["client_ns"].integer(least=0), devices)
+
+
+def _handling(field: Field) -> Handling:
+    names = tuple(known.name for known in dataclasses.fields(Handling))
+    field.only(*names)
+    return Handling(*(field[name].integer(least=0) for name in names))
+
+
+def _link(field: Field) -> MeasuredLink:
+    field.only("source", "target", "latency_ns", "bandwidth_bytes_per_s", "error", "times_ns")
+    link = Link(
         source=field["source"].text(),
         target=field["target"].text(),
         latency_ns=field["latency_ns"].integer(least=0),
         bandwidth_bytes_per_s=field["bandwidth_bytes_per_s"].integer(least=1),
     )
+    times = []
+    for entry in field["times_ns"].elements():
+        nbytes, time_ns = (number.integer(least=0) for number in entry.elements())
+        times.append((nbytes, time_ns))
+    return MeasuredLink(link, field["error"].number(), tuple(times))
+
+
+def _link_data(measured: MeasuredLink) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(measured.link),
+        "error": measured.error,
+        "times_ns": measured.times_ns,
+    }
 
 
 def _cost(field: Field, devices: int) -> OperatorCost:
@@ -147,4 +195,5 @@ def _profile_data(profile: DeviceProfile) -> dict[str, Any]:
         "device": dataclasses.asdict(profile.device),
         "source": profile.source,
         "measurement": None if measurement is None else dataclasses.asdict(measurement),
+        "machine": dict(profile.machine),
     }

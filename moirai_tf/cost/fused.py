@@ -63,7 +63,7 @@ def fused_costs(coarse: CoarseGraph, table: CostTable) -> FusedCosts:
         ref
         for i, refs in enumerate(operands)
         for ref in refs[: len(graph.operators[i].inputs)]
-        if owner[ref.producer] == owner[i] and ref not in left and not _is_weight(graph, ref)
+        if owner[ref.producer] == owner[i] and ref not in left and not is_weight(graph, ref)
     }
     return FusedCosts(
         table=table,
@@ -82,7 +82,7 @@ def _operands(graph: Graph, index: int) -> list[TensorRef]:
     return [*operator.inputs, *outputs]
 
 
-def _is_weight(graph: Graph, ref: TensorRef) -> bool:
+def is_weight(graph: Graph, ref: TensorRef) -> bool:
     """Whether a tensor is a view of a variable or constant, which is read from memory anyway."""
     while _is_view(graph, ref):
         ref = graph.operators[ref.producer].inputs[0]

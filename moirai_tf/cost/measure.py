@@ -60,6 +60,15 @@ def measure(
     return _operator_times(len(graph), traced), _measurement(traced, latencies)
 
 
+def runs_of(
+    model: SavedModel, graph: Graph, inputs: Mapping[str, Array]
+) -> tuple[list[str], list[str]]:
+    """Names of the tensors that a Session feeds, in the order of the inputs, and fetches."""
+    signature = model.meta_graph(graph.tags).signature_def[graph.signature]
+    fetches = [name for info in signature.outputs.values() for name in tensor_names(info)]
+    return [f"{graph.operators[graph.inputs[name]].name}:0" for name in inputs], fetches
+
+
 @contextmanager
 def _runnable(
     model: SavedModel, graph: Graph, inputs: Mapping[str, Array]
@@ -71,14 +80,11 @@ def _runnable(
         use_per_session_threads=True,
         allow_soft_placement=True,
     )
-    meta_graph = model.meta_graph(graph.tags)
-    signature = meta_graph.signature_def[graph.signature]
-    fetches = [name for info in signature.outputs.values() for name in tensor_names(info)]
-    feeds = [f"{graph.operators[graph.inputs[name]].name}:0" for name in inputs]
+    feeds, fetches = runs_of(model, graph, inputs)
     with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
         try:
-            load_in_session(model.path, session, meta_graph.meta_info_def.tags)
-            _fill_variables(session, graph)
+            load_in_session(model.path, session, graph.tags)
+            fill_variables(session, graph)
             step = session.make_callable(fetches, feeds)
             yield lambda: step(*inputs.values())
         except (tf.errors.OpError, ValueError, OSError) as error:
@@ -90,7 +96,7 @@ def _runnable(
             ) from error
 
 
-def _fill_variables(session: tf.compat.v1.Session, graph: Graph) -> None:
+def fill_variables(session: tf.compat.v1.Session, graph: Graph) -> None:
     """Gives random values to variables that the model's own restore leaves out.
 
     `tf.saved_model.save` of a Keras 3 model saves copies of the variables under other names, which

@@ -16,6 +16,8 @@ _OPTIMIZERS = re.compile(
     r"(?:^|(?<=/))(?:ArithmeticOptimizer|ConstantFolding|ConstantFoldingCtrl|DebugStripper|"
     r"LoopOptimizer|PinToHostOptimizer|RemapperOptimizer|CommonSubgraphElimination)/"
 )
+_BOUNDARY = "Func/"
+"""What TensorFlow puts before the names of a function's inputs and outputs that it inlines."""
 _LAYOUT_SUFFIX = re.compile(r"-\d+-[^/]*$|-folded[^/]*$")
 
 
@@ -31,6 +33,7 @@ class KernelNames:
         The name itself wins, then the name without the optimizers' marks, then the longest path
         above it: `call/while/body/_17/while/MatMul` belongs to the operator `call/while`.
         """
+        kernel = kernel.removeprefix(_BOUNDARY)
         for name in _spellings(kernel):
             if name in self._index:
                 return self._index[name]

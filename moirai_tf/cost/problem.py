@@ -7,7 +7,7 @@ from functools import cache
 from moirai_tf.cluster import Cluster
 from moirai_tf.cost.fused import FusedCosts, fused_costs
 from moirai_tf.cost.table import CostTable
-from moirai_tf.fusion.coarse import CoarseGraph, FusedOperator
+from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, FusedOperator
 from moirai_tf.graph.graph import CLIENT_OPS
 from moirai_tf.placement import problem as placement
 
@@ -41,7 +41,8 @@ def build_problem(
     table.require_fit(coarse.fine, cluster)
     costs = fused_costs(coarse, table)
     names = [device.name for device in cluster.devices]
-    links = {(link.source, link.target): link for link in (*cluster.links, *table.links)}
+    known = (*cluster.links, *(measured.link for measured in table.links))
+    links = {(link.source, link.target): link for link in known}
 
     @cache
     def matrix(nbytes: int) -> Matrix:
@@ -62,7 +63,7 @@ def build_problem(
             placement.Tensor(
                 tensor.producer,
                 tensor.consumers,
-                matrix(tensor.nbytes if tensor.source.port >= 0 else 0),
+                matrix(tensor_bytes(tensor)),
             )
             for tensor in coarse.tensors
         ),
@@ -71,6 +72,11 @@ def build_problem(
         congestion=congestion,
         source=f"cluster {cluster.name}",
     )
+
+
+def tensor_bytes(tensor: CoarseTensor) -> int:
+    """What a transfer of it moves: nothing for a control dependency."""
+    return tensor.nbytes if tensor.source.port >= 0 else 0
 
 
 def _compute_ns(

@@ -1,10 +1,10 @@
-"""Makes a cost table: measured where a device is here, computed where it is not, or from a file."""
+"""Makes a cost table: measured where a device can be reached, computed elsewhere, or read."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,23 +13,29 @@ import tensorflow as tf
 from moirai_tf.cluster import Cluster, Device
 from moirai_tf.cost.analytical import Column, analytical
 from moirai_tf.cost.files import read_table
+from moirai_tf.cost.handling import measured_handling
 from moirai_tf.cost.inputs import Array, generate_inputs, load_inputs
 from moirai_tf.cost.measure import measure
+from moirai_tf.cost.merge import merged
+from moirai_tf.cost.steps import measured_step_cost
 from moirai_tf.cost.table import (
     ANALYTICAL,
     MEASURE,
     CostTable,
     DeviceProfile,
-    Measurement,
+    MeasuredLink,
+    StepCost,
     by_operator,
     described_inputs,
     fingerprint,
 )
 from moirai_tf.cost.transfers import measured_links
+from moirai_tf.cost.workers import measure_device
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.options import check_options, option
+from moirai_tf.runtime.facts import worker_facts
 
 
 @dataclass(frozen=True)
@@ -38,9 +44,9 @@ class ProfileOptions:
 
     source: str = option(
         "auto",
-        "where operator costs come from: measured on devices of this process, computed by "
-        "Grappler from the cluster file's properties, a table (--costs), or auto: the table if "
-        "one is given, else measured where possible and computed elsewhere",
+        "where operator costs come from: measured on devices of this process and of the cluster's "
+        "servers, computed by Grappler from the cluster file's properties, a table (--costs), or "
+        "auto: the table if one is given, else measured where possible and computed elsewhere",
         choices=("auto", MEASURE, ANALYTICAL, "file"),
     )
     costs: str = option("", "cost table (JSON) of an earlier profile to use")
@@ -50,9 +56,15 @@ class ProfileOptions:
     seed: int = option(0, "seed of generated inputs")
     trip_count: int = option(10, "iterations of a loop whose count is not static, when computing")
     links: str = option(
-        "cluster",
-        "where transfer costs come from: the cluster file, or measured between the local CPUs",
-        choices=("cluster", MEASURE),
+        "auto",
+        "where transfer costs come from: the cluster file, measured between the devices that can "
+        "be reached, or auto: measured if the cluster file has addresses",
+        choices=("auto", "cluster", MEASURE),
+    )
+    refresh: tuple[str, ...] = option(
+        (),
+        "device to profile anew although the table (--costs) has it; `changed` for all that it "
+        "lacks or that were described differently",
     )
 
 
@@ -62,7 +74,7 @@ def profile(
     """What every operator of a graph costs on every device of a cluster.
 
     Logical CPUs of one process are the same hardware: they are measured once, and each takes its
-    declared speed from the cluster file.
+    declared speed from the cluster file. A server's devices are measured one by one.
 
     Args:
       model: the SavedModel that the graph was imported from; loaded only to be measured.
@@ -71,20 +83,102 @@ def profile(
       options: where the costs come from.
 
     Raises:
-      MoiraiError: an option is wrong, the model cannot be run, a device that is not here lacks a
-        property, or the given table does not fit.
+      MoiraiError: an option is wrong, a worker is missing or dies, the model cannot be run, a
+        device that cannot be reached lacks a property, or the given table does not fit.
     """
     options = options or ProfileOptions()
     check_options(options)
     _check(options, cluster)
-    if options.costs:
-        table = read_table(options.costs)
-        table.require_fit(graph, cluster)
-        return table
-    measured = [device for device in cluster.devices if _is_measured(device, options)]
+    if not options.costs:
+        return _profiled(model, graph, cluster, cluster.devices, options)
+    table = read_table(options.costs)
+    table.require_graph(graph)
+    stale = _to_refresh(table, cluster, options)
+    if stale:
+        table = merged([table, _profiled(model, graph, cluster, stale, options)])
+    table.require_fit(graph, cluster)
+    return table
+
+
+def _to_refresh(table: CostTable, cluster: Cluster, options: ProfileOptions) -> list[Device]:
+    changed = table.changed_devices(cluster) if "changed" in options.refresh else {}
+    return [d for d in cluster.devices if d.name in changed or d.name in options.refresh]
+
+
+def _profiled(
+    model: SavedModel,
+    graph: Graph,
+    cluster: Cluster,
+    devices: Sequence[Device],
+    options: ProfileOptions,
+) -> CostTable:
+    """A table of some devices of a cluster."""
+    columns: dict[str, Column] = {}
+    profiles: dict[str, DeviceProfile] = {}
+    measures_links = _measures_links(cluster, options)
+    links = measured_links(cluster) if measures_links else ()
+    handling = measured_handling(cluster) if measures_links else {}
+    step = StepCost()
+    if _measures_servers(cluster, options):
+        step, measured = _on_servers(model, graph, cluster, devices, links, options)
+        for device in devices:
+            times, profiles[device.name] = measured[device.name]
+            columns[device.name] = _measured_column(graph, device, times)
+    else:
+        _here_or_computed(model, graph, devices, options, columns, profiles)
+    return CostTable(
+        signature=graph.signature,
+        inputs=described_inputs(graph),
+        fingerprint=fingerprint(graph),
+        versions=_versions(),
+        machine=_machine(),
+        devices=tuple(profiles[device.name] for device in devices),
+        operators=by_operator(graph, [columns[device.name] for device in devices]),
+        links=links,
+        step=step,
+        handling=handling,
+        options={name: str(getattr(options, name)) for name in ("source", "repeats", "warmup",
+                                                                "inputs", "seed", "trip_count")},
+    )  # fmt: skip
+
+
+def _on_servers(
+    model: SavedModel,
+    graph: Graph,
+    cluster: Cluster,
+    devices: Sequence[Device],
+    links: Sequence[MeasuredLink],
+    options: ProfileOptions,
+) -> tuple[StepCost, dict[str, tuple[list[int], DeviceProfile]]]:
+    """The step's cost, and times of every operator on the devices of servers."""
+    inputs = _inputs(graph, options)
+    facts = worker_facts(cluster)
+    step = measured_step_cost(graph, cluster, inputs)
+    found = {}
+    for device in devices:
+        times, measurement = measure_device(
+            model, graph, cluster, device.name, inputs, step, links,
+            repeats=options.repeats, warmup=options.warmup,
+        )  # fmt: skip
+        found[device.name] = (
+            times,
+            DeviceProfile(device, MEASURE, measurement, facts[device.name]),
+        )
+    return step, found
+
+
+def _here_or_computed(
+    model: SavedModel,
+    graph: Graph,
+    devices: Sequence[Device],
+    options: ProfileOptions,
+    columns: dict[str, Column],
+    profiles: dict[str, DeviceProfile],
+) -> None:
+    """Fills in the devices of this process, measured once for all, and those that are nowhere."""
     times: list[int] = []
     measurement = None
-    if measured:
+    if any(_is_measured(device, options) for device in devices):
         times, measurement = measure(
             model,
             graph,
@@ -92,25 +186,13 @@ def profile(
             repeats=options.repeats,
             warmup=options.warmup,
         )
-    columns = [
-        _measured_column(graph, device, times)
-        if device in measured
-        else _computed_column(graph, device, options)
-        for device in cluster.devices
-    ]
-    return CostTable(
-        signature=graph.signature,
-        inputs=described_inputs(graph),
-        fingerprint=fingerprint(graph),
-        versions=_versions(),
-        machine=_machine(),
-        devices=tuple(
-            _device_profile(device, measurement if device in measured else None)
-            for device in cluster.devices
-        ),
-        operators=by_operator(graph, columns),
-        links=measured_links(cluster) if options.links == MEASURE else (),
-    )
+    for device in devices:
+        if _is_measured(device, options):
+            columns[device.name] = _measured_column(graph, device, times)
+            profiles[device.name] = DeviceProfile(device, MEASURE, measurement)
+        else:
+            columns[device.name] = _computed_column(graph, device, options)
+            profiles[device.name] = DeviceProfile(device, ANALYTICAL)
 
 
 def _check(options: ProfileOptions, cluster: Cluster) -> None:
@@ -121,15 +203,31 @@ def _check(options: ProfileOptions, cluster: Cluster) -> None:
         raise _bad_option("source", "file", "give the table with costs=... (--costs)")
     if options.source in (MEASURE, ANALYTICAL) and options.costs:
         raise _bad_option("costs", options.costs, "drop it, or use source=file")
-    away = [device.name for device in cluster.devices if not device.local]
+    known = {device.name for device in cluster.devices} | {"changed"}
+    for name in options.refresh:
+        if name not in known or not options.costs:
+            raise _bad_option("refresh", name, "name a device of the cluster, and give --costs")
+    away = [d.name for d in cluster.devices if not d.local and not d.address]
     if options.source == MEASURE and away:
         raise _bad_option(
-            "source", MEASURE, f"use source=auto: {away[0]!r} is no CPU of this process"
+            "source",
+            MEASURE,
+            f"use source=auto: {away[0]!r} is no CPU of this process and has no address",
         )
 
 
 def _bad_option(name: str, value: object, fix: str) -> MoiraiError:
     return MoiraiError(f"option {name} is {value!r}", why="no costs can be found that way", fix=fix)
+
+
+def _measures_servers(cluster: Cluster, options: ProfileOptions) -> bool:
+    return cluster.remote and options.source != ANALYTICAL
+
+
+def _measures_links(cluster: Cluster, options: ProfileOptions) -> bool:
+    return options.links == MEASURE or (
+        options.links == "auto" and _measures_servers(cluster, options)
+    )
 
 
 def _is_measured(device: Device, options: ProfileOptions) -> bool:
@@ -154,10 +252,6 @@ def _computed_column(graph: Graph, device: Device, options: ProfileOptions) -> C
         (None if time is None else round(time / device.speed), round(traffic / device.speed))
         for time, traffic in analytical(graph, device, options.trip_count)
     ]
-
-
-def _device_profile(device: Device, measurement: Measurement | None) -> DeviceProfile:
-    return DeviceProfile(device, MEASURE if measurement is not None else ANALYTICAL, measurement)
 
 
 def _versions() -> dict[str, str]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+
+import tensorflow as tf
 
 from moirai_tf.cluster import Cluster, Device, Link
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
 
+_MIB = 1 << 20
 MEASURE, ANALYTICAL = "measure", "analytical"
 
 
@@ -40,11 +43,70 @@ class Measurement:
     """Part spent in kernels whose name leads to no operator."""
     spread: float
     """Interquartile range of the steps over their median."""
+    fixed_ns: int = 0
+    """Part of `latency_ns` that is not blamed on operators: Session, feeds, fetches."""
+    moved_ns: int = 0
+    """Part of `latency_ns` that is transfers of feeds and results, by the measured links."""
+    dispatch_ns: int = 0
+    """What the executor spends on every kernel; in the operators' times."""
+    scale: float = 1.0
+    """Factor on the traced times, below 1 where tracing slowed them down."""
+    pieces: int = 1
+    """How many parts of the model were run one after the other because it does not fit."""
+    peak_bytes: int = 0
+    """The most that the device's allocator held during a step; 0 if it was not looked at."""
+    scratch_bytes: int = 0
+    """The most that one kernel took and gave back before it was done."""
 
     @property
     def attributed(self) -> float:
         """Fraction of a step that is attributed; the rest is scheduling, feeds and fetches."""
         return self.attributed_ns / self.step_ns if self.step_ns else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredLink:
+    """A link as it was measured."""
+
+    link: Link
+    error: float
+    """Median of |fit - measured| / measured over the sizes."""
+    times_ns: tuple[tuple[int, int], ...]
+    """(bytes, nanoseconds) of every size, medians."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Fixed cost of one step of a signature, at its input shapes."""
+
+    client_ns: int = 0
+    """On the client's device alone."""
+    device_ns: Mapping[str, int] = field(default_factory=dict)
+    """Device -> what its taking part adds; 0 for those of the client's task."""
+
+    def total_ns(self, client: str, used: Iterable[str]) -> int:
+        """Fixed cost of a step in which so many devices run operators."""
+        others = {name for name in used if name != client}
+        return self.client_ns + sum(self.device_ns.get(name, 0) for name in others)
+
+
+@dataclass(frozen=True, slots=True)
+class Handling:
+    """How long a device cannot compute because it packs or unpacks a tensor."""
+
+    send_ns: int
+    """For a small tensor."""
+    send_ns_per_mib: int
+    receive_ns: int
+    receive_ns_per_mib: int
+
+    def sending_ns(self, nbytes: int) -> int:
+        """To send so many bytes."""
+        return self.send_ns + self.send_ns_per_mib * nbytes // _MIB
+
+    def receiving_ns(self, nbytes: int) -> int:
+        """To receive so many bytes."""
+        return self.receive_ns + self.receive_ns_per_mib * nbytes // _MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +118,8 @@ class DeviceProfile:
     """`measure` or `analytical`."""
     measurement: Measurement | None = None
     """Of the hardware itself, before the declared speed; None for computed costs."""
+    machine: Mapping[str, str] = field(default_factory=dict)
+    """What the server that was measured said of its machine."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +135,14 @@ class CostTable:
     machine: Mapping[str, str]
     devices: tuple[DeviceProfile, ...]
     operators: Mapping[str, OperatorCost]
-    links: tuple[Link, ...] = field(default=())
+    links: tuple[MeasuredLink, ...] = ()
     """Measured links; they win over those of the cluster file."""
+    step: StepCost = field(default_factory=StepCost)
+    """What a step costs beyond operators and transfers; zero where nothing was measured."""
+    handling: Mapping[str, Handling] = field(default_factory=dict)
+    """Device -> what moving tensors costs its operators; empty where nothing was measured."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """How it was profiled."""
 
     @cached_property
     def columns(self) -> Mapping[str, int]:
@@ -83,24 +153,40 @@ class CostTable:
         """Checks that the table is one of this graph on this cluster.
 
         Raises:
-          MoiraiError: it is stale: another graph or other shapes, a device that is missing or was
-            described differently, an operator that is missing.
+          MoiraiError: it is stale: another graph or other shapes, another TensorFlow, a device that
+            is missing or was described differently, an operator that is missing.
         """
+        self.require_graph(graph)
+        changed = self.changed_devices(cluster)
+        if changed:
+            raise _stale(next(iter(changed.values())))
+
+    def require_graph(self, graph: Graph) -> None:
+        """Checks all but the devices; raises as `require_fit`."""
         if self.fingerprint != fingerprint(graph):
             made_for = ", ".join(f"{name}: {spec}" for name, spec in self.inputs.items())
             raise _stale(
                 f"it was made for signature {self.signature!r} of another model or other shapes "
                 f"({made_for})"
             )
-        for device in cluster.devices:
-            if device.name not in self.columns:
-                raise _stale(f"it knows no device {device.name!r}")
-            known = self.devices[self.columns[device.name]].device
-            if _speed_of(known) != _speed_of(device):
-                raise _stale(f"device {device.name!r} was described differently")
         missing = [o.name for o in graph.operators if o.name not in self.operators]
         if missing:
             raise _stale(f"it lacks {len(missing)} operators, the first is {missing[0]!r}")
+        before = self.versions.get("tensorflow", tf.__version__)
+        if before != tf.__version__:
+            raise _stale(f"TensorFlow was {before} and is {tf.__version__}, with other kernels")
+
+    def changed_devices(self, cluster: Cluster) -> dict[str, str]:
+        """Device -> why its costs are not known, or not any more."""
+        changed: dict[str, str] = {}
+        for device in cluster.devices:
+            if device.name not in self.columns:
+                changed[device.name] = f"it knows no device {device.name!r}"
+                continue
+            known = self.devices[self.columns[device.name]].device
+            if _speed_of(known) != _speed_of(device):
+                changed[device.name] = f"device {device.name!r} was described differently"
+        return changed
 
 
 def fingerprint(graph: Graph) -> str:
@@ -143,5 +229,6 @@ def _stale(what: str) -> MoiraiError:
     return MoiraiError(
         f"the cost table does not fit: {what}",
         why="times of other operators or devices would give a wrong plan",
-        fix="profile again, or give the table that was made for this model and this cluster",
+        fix="profile again (--refresh=changed for devices alone), or give the table that was made "
+        "for this model and this cluster",
     )

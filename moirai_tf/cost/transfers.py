@@ -1,4 +1,9 @@
-"""Measures what it takes to move a tensor between logical CPU devices of this process."""
+"""Measures what it takes to move a tensor from one device of a cluster to another.
+
+For a directed pair, a tensor crosses to the other device, whose arrival lets the next one go: a
+chain of one-way trips with an empty answer. The same chain on one device is subtracted, and half a
+round trip of empty tensors too, since the answer is one way of it.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +15,44 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
-from moirai_tf.cluster import Cluster, Link
+from moirai_tf.cluster import Cluster, Device, Link
+from moirai_tf.cost.table import MeasuredLink
+from moirai_tf.runtime.session import ClusterSession, open_session
 
-_SIZES = (1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22)
+SIZES = (1 << 8, 1 << 14, 1 << 17, 1 << 19, 1 << 20, 1 << 22)
 """Bytes of the tensors that are sent."""
-_ROUND_TRIPS = 20
-_REPEATS = 15
+_TRIPS = 6
+_REPEATS = 9
+_WARMUP = 2
 _FASTEST_BYTES_PER_S = 10**12
 """Where the time does not grow with the size: the receiver shares the sender's buffer."""
 
 
-def measured_links(cluster: Cluster) -> tuple[Link, ...]:
-    """A link for every ordered pair of local CPUs of a cluster, latency and bandwidth measured.
+def measured_links(cluster: Cluster) -> tuple[MeasuredLink, ...]:
+    """A link for every ordered pair of devices that can be reached, latency and bandwidth measured.
 
-    They are one process and one hardware, so one pair is measured for all.
+    Logical CPUs of this process are one hardware, so one pair is measured for all; with addresses
+    every pair is. Latency and bandwidth are the line of Theil (1950) and Sen (1968) through the
+    medians: the median of all slopes, then of all intercepts.
 
-    A tensor of each of several sizes travels back and forth between two devices; the same chain of
-    operators on one device is subtracted. Latency and bandwidth are the line of Theil
-    (1950) and Sen (1968) through the medians: the median of all slopes, then of all intercepts.
+    Raises:
+      MoiraiError: a worker is missing or dies.
     """
-    local = [device.name for device in cluster.devices if device.local]
-    if len(local) < 2:
+    known = [d for d in cluster.devices if cluster.remote or d.local]
+    if len(known) < 2:
         return ()
-    latency, bandwidth = fit(_SIZES, [_one_way_ns(nbytes) for nbytes in _SIZES])
-    return tuple(Link(a, b, latency, bandwidth) for a, b in itertools.permutations(local, 2))
+    config = config_pb2.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    with open_session(cluster, config=config) as opened:
+        if not cluster.remote:
+            times = _one_way_ns(opened, known[0], known[1])
+            return tuple(
+                _fitted(a.name, b.name, times) for a, b in itertools.permutations(known, 2)
+            )
+        return tuple(
+            _fitted(a.name, b.name, _one_way_ns(opened, a, b))
+            for a, b in itertools.permutations(known, 2)
+        )
 
 
 def fit(sizes: Sequence[int], times_ns: Sequence[float]) -> tuple[int, int]:
@@ -47,25 +66,41 @@ def fit(sizes: Sequence[int], times_ns: Sequence[float]) -> tuple[int, int]:
     return max(0, round(float(np.median(intercepts)))), round(1e9 / ns_per_byte)
 
 
-def _one_way_ns(nbytes: int) -> float:
-    """Time of one transfer, in a Session that has two CPU devices of its own."""
-    config = config_pb2.ConfigProto(device_count={"CPU": 2, "GPU": 0})
-    config.graph_options.rewrite_options.disable_meta_optimizer = True
-    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
-        data = tf.constant(0, tf.uint8, [nbytes])
-        apart = session.make_callable(_chain(data, "/device:CPU:1").op)
-        together = session.make_callable(_chain(data, "/device:CPU:0").op)
-        trips = [(_ns(apart), _ns(together)) for _ in range(_REPEATS)]
-    apart_ns, together_ns = np.median(trips, axis=0)
-    return max(0.0, float(apart_ns - together_ns) / (2 * _ROUND_TRIPS))
+def _fitted(source: str, target: str, times_ns: Sequence[float]) -> MeasuredLink:
+    link = Link(source, target, *fit(SIZES, times_ns))
+    errors = [
+        abs(link.transfer_ns(nbytes) - ns) / max(ns, 1.0)
+        for nbytes, ns in zip(SIZES, times_ns, strict=True)
+    ]
+    return MeasuredLink(
+        link,
+        round(float(np.median(errors)), 4),
+        tuple((nbytes, round(ns)) for nbytes, ns in zip(SIZES, times_ns, strict=True)),
+    )
 
 
-def _chain(tensor: tf.Tensor, device: str) -> tf.Tensor:
-    for _ in range(_ROUND_TRIPS):
-        for place in (device, "/device:CPU:0"):
-            with tf.device(place):
-                tensor = tf.identity(tensor)
-    return tensor
+def _one_way_ns(opened: ClusterSession, source: Device, target: Device) -> list[float]:
+    """Time of one transfer of every size."""
+    ways = [_chain(opened, nbytes, source.name, target.name) for nbytes in (0, *SIZES)]
+    here = [_chain(opened, nbytes, source.name, source.name) for nbytes in (0, *SIZES)]
+    samples = [[_ns(way) for way in (*ways, *here)] for _ in range(_WARMUP + _REPEATS)]
+    medians = np.median(samples[_WARMUP:], axis=0)
+    trips = (medians[: len(ways)] - medians[len(ways) :]) / _TRIPS
+    return [max(0.0, float(ns)) for ns in trips[1:] - trips[0] / 2]
+
+
+def _chain(opened: ClusterSession, nbytes: int, source: str, target: str) -> Callable[[], object]:
+    """Sends so many bytes several times, each time when the time before has arrived."""
+    with tf.device(source):
+        data = tf.zeros([nbytes], tf.uint8)
+        data = tf.identity(data)
+        sent = data
+    for _ in range(_TRIPS):
+        with tf.device(target):
+            arrived = tf.identity(sent)
+        with tf.device(source), tf.control_dependencies([arrived]):
+            sent = tf.identity(data)
+    return opened.callable([sent.op], [])
 
 
 def _ns(call: Callable[[], object]) -> int:

@@ -45,13 +45,7 @@ def import_graph(model: SavedModel, options: ImportOptions | None = None) -> Gra
     options = options or ImportOptions()
     meta_graph = model.meta_graph(options.tags)
     signature = signature_def(meta_graph, options.signature)
-    fed = _tensors(signature.inputs)
-    fetched = _tensors(signature.outputs)
-    flattener = Flattener(meta_graph.graph_def.library)
-    feeds = frozenset(input_node(tensor) for tensor in fed.values())
-    results = flattener.flatten(
-        meta_graph.graph_def.node, feeds, [*fed.values(), *fetched.values()]
-    )
+    flattener, fed, fetched, results = _flatten(meta_graph, signature)
     nodes = flattener.nodes
     inputs = {name: ref.producer for name, ref in zip(fed, results, strict=False)}
     _check_fed(nodes, frozenset(inputs.values()))
@@ -73,6 +67,25 @@ def import_graph(model: SavedModel, options: ImportOptions | None = None) -> Gra
         tags=tuple(sorted(meta_graph.meta_info_def.tags)),
         library=meta_graph.graph_def.library,
     )
+
+
+def flat_nodes(meta_graph: Any, signature: str) -> list[FlatNode]:
+    """Every node of a signature's flat graph, without shapes: as `import_graph` names them."""
+    return _flatten(meta_graph, signature_def(meta_graph, signature))[0].nodes
+
+
+def _flatten(
+    meta_graph: Any, signature: Any
+) -> tuple[Flattener, dict[str, str], dict[str, str], list[TensorRef]]:
+    """The flat nodes, the tensors that are fed and fetched, and where these are."""
+    fed, fetched = _tensors(signature.inputs), _tensors(signature.outputs)
+    flattener = Flattener(meta_graph.graph_def.library)
+    results = flattener.flatten(
+        meta_graph.graph_def.node,
+        frozenset(input_node(tensor) for tensor in fed.values()),
+        [*fed.values(), *fetched.values()],
+    )
+    return flattener, fed, fetched, results
 
 
 def _check_fed(nodes: Sequence[FlatNode], fed: frozenset[int]) -> None:

@@ -6,6 +6,7 @@ This room knows integers only: nothing of TensorFlow, graphs or files of models.
 from moirai_tf.placement.bounds import Bound
 from moirai_tf.placement.check import check
 from moirai_tf.placement.files import (
+    json_text,
     problem_from_json,
     problem_to_json,
     read_problem,
@@ -50,6 +51,7 @@ __all__ = [
     "Tensor",
     "Transfer",
     "check",
+    "json_text",
     "problem_from_json",
     "problem_text",
     "problem_to_json",

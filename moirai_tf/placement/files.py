@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -97,7 +98,7 @@ def problem_to_json(problem: Problem) -> dict[str, Any]:
 
 def write_problem(problem: Problem, path: str | Path) -> None:
     """Writes an instance file."""
-    _write(problem_to_json(problem), path)
+    write_text(json_text(problem_to_json(problem)), Path(path))
 
 
 def read_schedule(problem: Problem, path: str | Path) -> Schedule:
@@ -168,7 +169,26 @@ def schedule_to_json(problem: Problem, schedule: Schedule) -> dict[str, Any]:
 
 def write_schedule(problem: Problem, schedule: Schedule, path: str | Path) -> None:
     """Writes a schedule file."""
-    _write(schedule_to_json(problem, schedule), path)
+    write_text(json_text(schedule_to_json(problem, schedule)), Path(path))
+
+
+def json_text(data: Mapping[str, Any]) -> str:
+    """A problem or schedule as the text of its file.
+
+    One line per operator, tensor and transfer: readable, and diffable line by line.
+    """
+    lines = []
+    for key, value in data.items():
+        if isinstance(value, list) and value:
+            body = ",\n".join(f"  {json.dumps(entry)}" for entry in value)
+            lines.append(f"{json.dumps(key)}: [\n{body}\n ]")
+        elif isinstance(value, dict) and value:
+            entries = (f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
+            body = ",\n".join(entries)
+            lines.append(f"{json.dumps(key)}: {{\n{body}\n }}")
+        else:
+            lines.append(f"{json.dumps(key)}: {json.dumps(value)}")
+    return "{\n " + ",\n ".join(lines) + "\n}\n"
 
 
 def _claim(root: Field) -> Claim | None:
@@ -294,24 +314,12 @@ def _index(field: Field, index: dict[str, int], noun: str) -> int:
     return index[name]
 
 
-def _write(data: dict[str, Any], path: str | Path) -> None:
-    """One line per operator, tensor and transfer: readable, and diffable line by line."""
-    lines = []
-    for key, value in data.items():
-        if isinstance(value, list) and value:
-            body = ",\n".join(f"  {json.dumps(entry)}" for entry in value)
-            lines.append(f"{json.dumps(key)}: [\n{body}\n ]")
-        elif isinstance(value, dict) and value:
-            entries = (f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
-            body = ",\n".join(entries)
-            lines.append(f"{json.dumps(key)}: {{\n{body}\n }}")
-        else:
-            lines.append(f"{json.dumps(key)}: {json.dumps(value)}")
-    _write_text("{\n " + ",\n ".join(lines) + "\n}\n", Path(path))
+def write_text(text: str, path: Path) -> None:
+    """Writes a file whole or not at all.
 
-
-def _write_text(text: str, path: Path) -> None:
-    """Writes a file whole or not at all."""
+    Raises:
+      MoiraiError: it cannot be written.
+    """
     partial = path.with_name(f"{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")

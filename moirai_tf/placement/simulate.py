@@ -79,7 +79,7 @@ def ready_queue(problem: Problem, assignment: Sequence[int]) -> Schedule:
     An operator queues at its device when its last input is there, a tensor at its ports or link
     when its producer finishes. Ties: operators before transfers, then index.
     """
-    return _play(_Events(problem, assignment), lambda event, ready_ns: ready_ns)
+    return _play(Events(problem, assignment), lambda event, ready_ns: ready_ns)
 
 
 def replay(
@@ -92,7 +92,7 @@ def replay(
 
     Only the order of the start times is used. A transfer without one goes when it is released.
     """
-    events = _Events(problem, assignment)
+    events = Events(problem, assignment)
     count = len(problem.operators)
 
     def key(event: int, ready_ns: int) -> float:
@@ -107,7 +107,7 @@ def replay(
 
 
 @dataclass(frozen=True)
-class _Events:
+class Events:
     """Operators 0..n-1, then the transfers that an assignment needs."""
 
     problem: Problem
@@ -168,7 +168,7 @@ class _Events:
         return ()
 
 
-def _play(events: _Events, key: Callable[[int, int], float]) -> Schedule:
+def _play(events: Events, key: Callable[[int, int], float]) -> Schedule:
     """Starts the released event of smallest (key, number) when its resources are free."""
     waiting = [0] * len(events.successors)
     for successors in events.successors:

@@ -109,6 +109,8 @@ class Result:
     time and cannot be there, as pinned feeds and fetches, stay on a device of their own."""
     single_device_ns: int | None = None
     """Its makespan, with the transfers to and from such operators."""
+    single_schedule: Schedule | None = None
+    """The schedule of that device, with the same bound."""
 
     @property
     def makespan_ns(self) -> int | None:
@@ -252,23 +254,18 @@ def _result(
     bound_ns = search.lower_bound_ns
     schedule, notes = _preferred(search, alone, options)
     value_ns = search.value_ns(schedule)
-    within = value_ns - bound_ns <= Fraction(options.mip_gap) * value_ns
-    loose = within and bound_ns < value_ns
-    schedule = replace(
-        reduced.invert(schedule),
-        status=OPTIMAL if within else FEASIBLE,
-        lower_bound_ns=search.bound.value_ns,
-        allowed_gap=options.mip_gap if loose else 0.0,
-        claim=_claim(search, schedule),
-    )
-    if loose:
+    schedule = _claimed(reduced, search, schedule, options)
+    if schedule.allowed_gap:
         notes.append(f"optimal within the requested gap of {options.mip_gap:g}")
     if schedule.claim:
         notes.append(
             f"objective: {schedule.claim.objective.name}, {math.ceil(value_ns)} ns, "
             f"proved to be at least {math.ceil(bound_ns)} ns ({schedule.status})"
         )
-    wrong = check(reduced.original, schedule)
+    by_one = None if alone is None else _claimed(reduced, search, alone.schedule, options)
+    wrong = [
+        fault for s in (schedule, by_one) if s is not None for fault in check(reduced.original, s)
+    ]
     if wrong:
         return Result(ERROR, messages=(*search.faults, *wrong))
     return Result(
@@ -280,6 +277,22 @@ def _result(
         baselines=tuple(search.baselines.items()),
         single_device=None if alone is None else reduced.original.devices[alone.device].name,
         single_device_ns=None if alone is None else alone.schedule.makespan_ns,
+        single_schedule=by_one,
+    )
+
+
+def _claimed(
+    reduced: Reduced, search: Search, schedule: Schedule, options: SolveOptions
+) -> Schedule:
+    """A schedule of the problem as it was given, with what is proved of it."""
+    bound_ns, value_ns = search.lower_bound_ns, search.value_ns(schedule)
+    within = value_ns - bound_ns <= Fraction(options.mip_gap) * value_ns
+    return replace(
+        reduced.invert(schedule),
+        status=OPTIMAL if within else FEASIBLE,
+        lower_bound_ns=search.bound.value_ns,
+        allowed_gap=options.mip_gap if within and bound_ns < value_ns else 0.0,
+        claim=_claim(search, schedule),
     )
 
 

@@ -1,7 +1,7 @@
 """Writes a placement into a MetaGraph: devices of nodes, clones of functions, object graph.
 
 A function that is called with one placement is edited where it stands. If calls of it need
-different placements, every further one gets a clone, and its caller names the clone.
+different placements or orders, every further one gets a clone, and its caller names the clone.
 """
 
 from __future__ import annotations
@@ -10,24 +10,36 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
 
+from tensorflow.core.framework import types_pb2
+
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
-from moirai_tf.model.op_types import attr_of
+from moirai_tf.model.op_types import attr_of, definition, outputs_of, type_name
 from moirai_tf.model.validate import function_attrs, input_node
+from moirai_tf.rewrite.order import Order, Wait
 from moirai_tf.rewrite.placement_tree import CallTree, call_tree
-from moirai_tf.rewrite.plan import CallEdit, Edits, NodeEdit, ObjectEdit
+from moirai_tf.rewrite.plan import CallEdit, Edits, NodeEdit, ObjectEdit, OrderEdit, RelayEdit
 
 CLONE_MARK = "__moirai_"
-_Layout = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str, int, str], ...]]
+RELAY_MARK = "moirai_order"
+_Children = list[tuple[str, str, int, str]]
+_Layout = tuple[
+    tuple[tuple[str, str], ...], tuple[tuple[str, str, int, str], ...], tuple[Wait, ...]
+]
+_RUNTIME_TYPES = frozenset({"resource", "variant"})
+"""What an `Identity` cannot pass on everywhere."""
 
 
-def apply_placement(meta_graph: Any, graph: Graph, placement: Mapping[str, str]) -> Edits:
-    """Edits a MetaGraph in place so that every operator runs where the placement says.
+def apply_placement(
+    meta_graph: Any, graph: Graph, placement: Mapping[str, str], order: Order | None = None
+) -> Edits:
+    """Edits a MetaGraph in place so that every operator runs where, and when, it was planned.
 
     Args:
       meta_graph: a copy of the model's `MetaGraphDef`; it is changed.
       graph: the flat graph of the signature that was placed.
       placement: operator -> device.
+      order: the control edges to add; None adds none.
 
     Returns:
       What was changed; `undo.strip` reverts exactly that.
@@ -35,7 +47,7 @@ def apply_placement(meta_graph: Any, graph: Graph, placement: Mapping[str, str])
     Raises:
       MoiraiError: one resource would need two devices.
     """
-    return _Writer(meta_graph).write(call_tree(graph, placement))
+    return _Writer(meta_graph).write(call_tree(graph, placement, order or Order()))
 
 
 class _Writer:
@@ -53,24 +65,30 @@ class _Writer:
         self.uniform: dict[tuple[str, str], str] = {}
         self.nodes: list[NodeEdit] = []
         self.calls: list[CallEdit] = []
+        self.relays: list[RelayEdit] = []
+        self.order: list[OrderEdit] = []
         self.clones: dict[str, str] = {}
 
     def write(self, root: CallTree) -> Edits:
-        main = {node.name: node for node in self.meta_graph.graph_def.node}
+        nodes = self.meta_graph.graph_def.node
+        main = {node.name: node for node in nodes}
         children = list(self._children(root, main))
         devices = {**root.devices, **_twins(main, root.devices)}
-        self._edit("", main, devices, children)
+        self._edit("", nodes, devices, children, root.waits)
         objects = _object_edits(self.meta_graph, main, devices)
         return Edits(
-            tuple(sorted(self.nodes)), tuple(sorted(self.calls)), tuple(sorted(objects)),
-            dict(sorted(self.clones.items())),
-        )  # fmt: skip
+            nodes=tuple(sorted(self.nodes)),
+            calls=tuple(sorted(self.calls)),
+            objects=tuple(sorted(objects)),
+            relays=tuple(self.relays),
+            order=tuple(self.order),
+            clones=dict(sorted(self.clones.items())),
+        )
 
     def _variant(self, tree: CallTree) -> str:
-        """The name of a function whose body has the devices of this call."""
+        """The name of a function whose body has the devices and the order of this call."""
         original = {n.name: n for n in self.originals[tree.function].node_def}
-        children = list(self._children(tree, original))
-        return self._make(tree.function, tree.devices, children)
+        return self._make(tree, list(self._children(tree, original)))
 
     def _children(
         self, tree: CallTree, nodes: Mapping[str, Any]
@@ -91,21 +109,18 @@ class _Writer:
             body = self.originals[function].node_def
             tree = CallTree(function, {n.name: device for n in body})
             nodes = {n.name: n for n in body}
-            children = list(self._children(tree, nodes))
-            self.uniform[key] = self._make(function, tree.devices, children)
+            self.uniform[key] = self._make(tree, list(self._children(tree, nodes)))
         return self.uniform[key]
 
-    def _make(
-        self, function: str, devices: Mapping[str, str], children: list[tuple[str, str, int, str]]
-    ) -> str:
-        layout = (tuple(sorted(devices.items())), tuple(sorted(children)))
+    def _make(self, tree: CallTree, children: _Children) -> str:
+        function = tree.function
+        layout = (tuple(sorted(tree.devices.items())), tuple(sorted(children)), tree.waits)
         if (function, layout) in self.variants:
             return self.variants[function, layout]
         name = self._clone(function) if function in self.edited else function
         self.variants[function, layout] = name
         self.edited.add(function)
-        body = {n.name: n for n in self.bodies[name].node_def}
-        self._edit(name, body, devices, children)
+        self._edit(name, self.bodies[name].node_def, tree.devices, children, tree.waits)
         return name
 
     def _clone(self, function: str) -> str:
@@ -121,18 +136,63 @@ class _Writer:
     def _edit(
         self,
         function: str,
-        nodes: Mapping[str, Any],
+        body: Any,
         devices: Mapping[str, str],
-        children: list[tuple[str, str, int, str]],
+        children: _Children,
+        waits: tuple[Wait, ...],
     ) -> None:
+        nodes = {n.name: n for n in body}
         for name, device in devices.items():
-            node = nodes[name]
-            self.nodes.append(NodeEdit(function, name, node.device, device))
-            node.device = device
+            self._move(function, nodes[name], device)
         for name, attribute, index, target in children:
             before = rename_function(nodes[name], attribute, index, target)
             if before != target:
                 self.calls.append(CallEdit(function, name, attribute, index, before, target))
+        relays: dict[str, str] = {}
+        for wait in waits:
+            if wait.relay and wait.before not in relays:
+                relays[wait.before] = self._relay(function, body, nodes[wait.before])
+            before = relays.get(wait.before, wait.before)
+            nodes[wait.node].input.append(f"^{before}")
+            self.order.append(OrderEdit(function, wait.node, before))
+
+    def _move(self, function: str, node: Any, device: str) -> None:
+        self.nodes.append(NodeEdit(function, node.name, node.device, device))
+        node.device = device
+
+    def _relay(self, function: str, body: Any, node: Any) -> str:
+        """Adds an `Identity` of a node's output; the node itself if it has none to pass on."""
+        tensor = _tensor_of(node, definition(node, self.originals), in_function=bool(function))
+        if tensor is None:
+            return str(node.name)
+        taken = {n.name for n in body}
+        names = (f"{node.name}/{RELAY_MARK}{k or ''}" for k in count())
+        name = next(n for n in names if n not in taken)
+        edit = RelayEdit(function, name, *tensor)
+        self.relays.append(edit)
+        self._move(function, add_relay(body, edit), node.device)
+        return name
+
+
+def add_relay(body: Any, edit: RelayEdit) -> Any:
+    """Adds the `Identity` of an edit to a body; returns it, without a device."""
+    relay = body.add()
+    relay.name, relay.op = edit.node, "Identity"
+    relay.input.append(edit.source)
+    relay.attr["T"].type = types_pb2.DataType.Value(f"DT_{edit.dtype.upper()}")
+    return relay
+
+
+def _tensor_of(node: Any, op_def: Any, *, in_function: bool) -> tuple[str, str] | None:
+    """The first output of a node that an `Identity` can read, as text, and its type."""
+    outputs = outputs_of(node, op_def)
+    for argument, ports in outputs.arguments.items():
+        for k, port in enumerate(ports):
+            dtype = type_name(outputs.types[port])
+            if dtype not in _RUNTIME_TYPES and not dtype.endswith("_ref"):
+                text = f"{node.name}:{argument}:{k}" if in_function else f"{node.name}:{port}"
+                return text.removesuffix(":0") if not in_function else text, dtype
+    return None
 
 
 def rename_function(node: Any, attribute: str, index: int, target: str) -> str:

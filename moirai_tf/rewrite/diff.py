@@ -10,8 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
+from tensorflow.core.framework import types_pb2
 
-from moirai_tf.rewrite.plan import CallEdit, Edits, NodeEdit, ObjectEdit, Plan
+from moirai_tf.rewrite.plan import (
+    CallEdit,
+    Edits,
+    NodeEdit,
+    ObjectEdit,
+    OrderEdit,
+    Plan,
+    Precedence,
+    RelayEdit,
+)
+from moirai_tf.rewrite.restore_check import without_restore
 
 _RESULT = "_retval_"
 """Operators with this prefix stand for the client's fetches; no node of a model has such a name."""
@@ -21,7 +32,9 @@ def unplanned_changes(original: Any, placed: Any, plan: Plan) -> list[str]:
     """Every difference between two MetaGraphs that the plan's edits do not account for."""
     expected = type(original)()
     expected.CopyFrom(original)
-    return [*_replay(expected, plan.edits), *_differences(expected, placed, plan.edits.clones)]
+    rest, faults = without_restore(original, placed, plan.edits.restore)
+    replayed = list(_replay(expected, plan.edits))
+    return [*faults, *replayed, *_differences(expected, rest, plan.edits.clones)]
 
 
 def misplaced(placed: Any, plan: Plan) -> list[str]:
@@ -49,6 +62,44 @@ def misplaced(placed: Any, plan: Plan) -> list[str]:
     return found
 
 
+def disordered(placed: Any, plan: Plan) -> list[str]:
+    """Precedences of the plan that the placed MetaGraph does not enforce.
+
+    The later operator must depend on the earlier one inside the function body that holds both,
+    whatever lies between them, and both must be on one device: else the edge would be a transfer.
+    """
+    bodies = _bodies(placed)
+    found = []
+    for pair in plan.order:
+        text = f"operator {pair.after!r} does not wait for {pair.before!r}"
+        if not _waits(pair, bodies):
+            found.append(f"{text}, as the plan's order says")
+        elif plan.placement.get(pair.before) != plan.placement.get(pair.after):
+            found.append(f"{text} on one device: the plan's order is one of each device")
+    return found
+
+
+def _waits(pair: Precedence, bodies: Mapping[str, Mapping[str, Any]]) -> bool:
+    earlier = dict(_located(pair.before, "", bodies))
+    return any(
+        call in earlier and _reaches(bodies[call[-1]], earlier[call], name)
+        for call, name in _located(pair.after, "", bodies)
+    )
+
+
+def _reaches(nodes: Mapping[str, Any], source: str, target: str) -> bool:
+    """Whether a node of a body depends on another one."""
+    pending, seen = [target], {target}
+    for name in pending:
+        sources = {text.removeprefix("^").partition(":")[0] for text in nodes[name].input}
+        if source in sources:
+            return True
+        new = [s for s in sources if s in nodes and s not in seen]
+        seen.update(new)
+        pending.extend(new)
+    return False
+
+
 def _replay(meta_graph: Any, edits: Edits) -> Iterator[str]:
     """Makes the plan's edits; yields those that do not fit or change more than a placement may."""
     functions = {f.signature.name: f for f in meta_graph.graph_def.library.function}
@@ -59,9 +110,13 @@ def _replay(meta_graph: Any, edits: Edits) -> Iterator[str]:
         clone = meta_graph.graph_def.library.function.add()
         clone.CopyFrom(functions[base])
         clone.signature.name = name
+    for relay in edits.relays:
+        yield from _replay_relay(meta_graph, relay)
     bodies = _bodies(meta_graph)
     for node_edit in edits.nodes:
         yield from _replay_node(bodies, node_edit)
+    for order_edit in edits.order:
+        yield from _replay_order(bodies.get(order_edit.function, {}), order_edit)
     for call_edit in edits.calls:
         yield from _replay_call(bodies, call_edit, edits.clones)
     for object_edit in edits.objects:
@@ -74,6 +129,30 @@ def _replay_node(bodies: Mapping[str, Any], edit: NodeEdit) -> Iterator[str]:
         yield f"the plan's edit of node {edit.node!r} does not fit {_where(edit.function)}"
         return
     node.device = edit.after
+
+
+def _replay_relay(meta_graph: Any, edit: RelayEdit) -> Iterator[str]:
+    library = meta_graph.graph_def.library.function
+    lists = {f.signature.name: f.node_def for f in library}
+    body = meta_graph.graph_def.node if not edit.function else lists.get(edit.function, ())
+    dtype = types_pb2.DataType.DESCRIPTOR.values_by_name.get(f"DT_{edit.dtype.upper()}")
+    names = {node.name for node in body}
+    if edit.source.partition(":")[0] not in names or edit.node in names or dtype is None:
+        yield f"the plan's relay {edit.node!r} does not fit {_where(edit.function)}"
+        return
+    node = body.add(name=edit.node, op="Identity", input=[edit.source])
+    node.attr["T"].type = dtype.number
+
+
+def _replay_order(nodes: Mapping[str, Any], edit: OrderEdit) -> Iterator[str]:
+    one, two = nodes.get(edit.before), nodes.get(edit.node)
+    text = f"the plan's edge from {edit.before!r} to {edit.node!r}"
+    if one is None or two is None or f"^{edit.before}" in two.input:
+        yield f"{text} does not fit {_where(edit.function)}"
+        return
+    if one.device != two.device:
+        yield f"{text} leads from {one.device!r} to {two.device!r}: it would be a transfer"
+    two.input.append(f"^{edit.before}")
 
 
 def _replay_call(
@@ -137,7 +216,21 @@ def _nodes(where: str, one: Sequence[Any], two: Sequence[Any]) -> Iterator[str]:
     theirs = {n.name: n for n in two}
     for node in one:
         if node.name in theirs:
-            yield from _fields(f"node {node.name!r} of {where}", node, theirs[node.name])
+            yield from _node(f"node {node.name!r} of {where}", node, theirs[node.name])
+
+
+def _node(where: str, one: Any, two: Any) -> Iterator[str]:
+    """Differences of two nodes; control edges by the nodes that they come from."""
+    mine, theirs = _controls(one), _controls(two)
+    yield from (f"{where} does not wait for {name[1:]!r} any more" for name in mine - theirs)
+    yield from (f"{where} waits for {name[1:]!r}, unplanned" for name in theirs - mine)
+    data = ([text for text in n.input if not text.startswith("^")] for n in (one, two))
+    told = mine != theirs and _same(*data)
+    yield from _fields(where, one, two, ("input",) if told else ())
+
+
+def _controls(node: Any) -> set[str]:
+    return {text for text in node.input if text.startswith("^")}
 
 
 def _objects(one: Sequence[Any], two: Sequence[Any]) -> Iterator[str]:
@@ -221,15 +314,22 @@ def _feeds(meta_graph: Any, signature: str) -> set[str]:
 def _nodes_called(
     name: str, function: str, bodies: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Any]:
+    return (bodies[call[-1]][node] for call, node in _located(name, function, bodies))
+
+
+def _located(
+    name: str, function: str, bodies: Mapping[str, Mapping[str, Any]], outer: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Where an operator may be: (calling nodes, then the function that is reached), node."""
     nodes = bodies[function]
     if name in nodes:
-        yield nodes[name]
+        yield (*outer, function), name
     parts = name.split("/")
     for i in range(1, len(parts)):
-        caller = nodes.get("/".join(parts[:i]))
-        for called in () if caller is None else _named(caller, "f"):
+        call = "/".join(parts[:i])
+        for called in _named(nodes[call], "f") if call in nodes else ():
             if called.name in bodies:
-                yield from _nodes_called("/".join(parts[i:]), called.name, bodies)
+                yield from _located("/".join(parts[i:]), called.name, bodies, (*outer, call))
 
 
 def _misplaced_inside(

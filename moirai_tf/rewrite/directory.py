@@ -21,9 +21,12 @@ from moirai_tf.model.output import (
 )
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
 from moirai_tf.rewrite.apply import apply_placement
-from moirai_tf.rewrite.diff import misplaced, unplanned_changes
+from moirai_tf.rewrite.diff import disordered, misplaced, unplanned_changes
+from moirai_tf.rewrite.order import Order
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import PLAN_FILE, plan_to_json, read_plan
+from moirai_tf.rewrite.restore import split_restore
+from moirai_tf.rewrite.schedule_file import SCHEDULE_FILE, renamed_schedule
 from moirai_tf.rewrite.undo import rename_devices, revert
 
 
@@ -47,7 +50,14 @@ def unplaced(model: SavedModel) -> SavedModel:
 
 
 def stage_placed(
-    model: SavedModel, graph: Graph, plan: Plan, output: Path, *, overwrite: bool
+    model: SavedModel,
+    graph: Graph,
+    plan: Plan,
+    output: Path,
+    *,
+    overwrite: bool,
+    order: Order | None = None,
+    schedule: str = "",
 ) -> tuple[Staged, Plan]:
     """Writes the model with the plan's placement beside the output; `publish` puts it there.
 
@@ -57,6 +67,8 @@ def stage_placed(
       plan: placement and summary; its edits are made here.
       output: the directory to make.
       overwrite: whether it may replace an existing one.
+      order: the control edges to write; None leaves the order to TensorFlow.
+      schedule: text of the schedule file behind the plan; empty if there is none.
 
     Returns:
       The staged directory, and the plan with its edits.
@@ -68,12 +80,15 @@ def stage_placed(
     check_apart(model.path, output)
     proto = _copy(model)
     meta_graph = _meta_graph(model, proto, plan)
-    edits = apply_placement(meta_graph, graph, plan.placement)
-    plan = replace(plan, edits=replace(edits, fingerprint=_original_fingerprint(model).hex()))
+    order = order or Order()
+    edits = apply_placement(meta_graph, graph, plan.placement, order)
+    edits = replace(edits, fingerprint=_original_fingerprint(model).hex())
+    edits = replace(edits, restore=split_restore(meta_graph, plan))
+    plan = replace(plan, order=order.promises, edits=edits)
     _check(model, meta_graph, plan)
     staged = stage(output, overwrite=overwrite)
     try:
-        write_saved_model(model, proto, staged.directory, _plan_files(plan))
+        write_saved_model(model, proto, staged.directory, _plan_files(plan, schedule))
     except BaseException:
         discard(staged)
         raise
@@ -90,7 +105,7 @@ def strip(placed: str | Path, output: str | Path, *, overwrite: bool = False) ->
     model = read_saved_model(placed)
     check_apart(model.path, Path(output))
     original = unplaced(model)
-    without_plan = {PLAN_FILE: "", SESSION_CONFIG_FILE: ""}
+    without_plan = {PLAN_FILE: "", SCHEDULE_FILE: "", SESSION_CONFIG_FILE: ""}
     with whole_directory(Path(output), overwrite=overwrite) as work:
         write_saved_model(
             model, original.proto, work, without_plan, bytes.fromhex(plan.edits.fingerprint) or None
@@ -116,14 +131,19 @@ def remap(
     check_apart(model.path, Path(output))
     proto = _copy(model)
     plan = rename_devices(_meta_graph(model, proto, plan), plan, names)
+    schedule = renamed_schedule(placed, names)
     with whole_directory(Path(output), overwrite=overwrite) as work:
-        write_saved_model(model, proto, work, _plan_files(plan))
+        write_saved_model(model, proto, work, _plan_files(plan, schedule))
     return plan
 
 
-def _plan_files(plan: Plan) -> dict[Path, str]:
+def _plan_files(plan: Plan, schedule: str) -> dict[Path, str]:
     devices = [d.name for d in plan.devices]
-    return {PLAN_FILE: plan_to_json(plan), SESSION_CONFIG_FILE: session_config_text(devices)}
+    return {
+        PLAN_FILE: plan_to_json(plan),
+        SCHEDULE_FILE: schedule,
+        SESSION_CONFIG_FILE: session_config_text(devices),
+    }
 
 
 def _original_fingerprint(model: SavedModel) -> bytes:
@@ -146,6 +166,7 @@ def _check(model: SavedModel, placed: Any, plan: Plan) -> None:
     broken = [
         *unplanned_changes(model.meta_graph(plan.tags), placed, plan),
         *misplaced(placed, plan),
+        *disordered(placed, plan),
     ]
     if broken:
         raise MoiraiError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from moirai_tf.graph.graph import CLIENT_OPS, Graph, Scope
+from moirai_tf.rewrite.order import Order, Wait
 
 
 @dataclass
@@ -17,10 +18,12 @@ class CallTree:
     """Node name in the body -> device."""
     calls: dict[str, CallTree] = field(default_factory=dict)
     """Name of the calling node -> its tree."""
+    waits: tuple[Wait, ...] = ()
+    """Control edges to add to the body."""
 
 
-def call_tree(graph: Graph, placement: Mapping[str, str]) -> CallTree:
-    """The placement as a tree whose root is the main graph; the client's nodes are left out."""
+def call_tree(graph: Graph, placement: Mapping[str, str], order: Order) -> CallTree:
+    """Placement and order as a tree whose root is the main graph, without the client's nodes."""
     root = CallTree("")
     trees: dict[Scope | None, CallTree] = {}
     for operator in graph.operators:
@@ -28,6 +31,11 @@ def call_tree(graph: Graph, placement: Mapping[str, str]) -> CallTree:
             continue
         tree = _tree_of(operator.scope, trees, root)
         tree.devices[operator.node.name] = placement[operator.name]
+    for calls, waits in order.waits.items():
+        tree = root
+        for call in calls:
+            tree = tree.calls[call]
+        tree.waits = waits
     return root
 
 

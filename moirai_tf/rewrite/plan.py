@@ -31,6 +31,16 @@ class PlanTransfer:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class Precedence:
+    """Two operators of one device in an order that the model keeps."""
+
+    before: str
+    """Operator that finishes first."""
+    after: str
+    """Operator that starts when it has."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class NodeEdit:
     """A `NodeDef.device` that the rewrite changed."""
 
@@ -65,6 +75,40 @@ class ObjectEdit:
     after: str
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class RelayEdit:
+    """An `Identity` that was added so that a control edge can leave it."""
+
+    function: str
+    node: str
+    source: str
+    """The tensor that it reads, as the function writes it."""
+    dtype: str
+    """TensorFlow's name of the tensor's type."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class OrderEdit:
+    """A control edge that was added: the last control inputs of a node."""
+
+    function: str
+    node: str
+    before: str
+    """The node that it now waits for."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RestoreEdit:
+    """Another way to restore the variables, added to the main graph."""
+
+    before: str
+    """Node that the saver ran."""
+    after: str
+    """Node that it runs now."""
+    nodes: tuple[str, ...]
+    """All nodes that were added."""
+
+
 @dataclass(frozen=True)
 class Edits:
     """Everything the rewrite changed; enough to undo it exactly."""
@@ -72,6 +116,10 @@ class Edits:
     nodes: tuple[NodeEdit, ...] = ()
     calls: tuple[CallEdit, ...] = ()
     objects: tuple[ObjectEdit, ...] = ()
+    relays: tuple[RelayEdit, ...] = ()
+    order: tuple[OrderEdit, ...] = ()
+    restore: RestoreEdit | None = None
+    """None where all variables are still read on one device."""
     clones: Mapping[str, str] = field(default_factory=dict)
     """Cloned function -> the function it was cloned from."""
     fingerprint: str = ""
@@ -90,6 +138,8 @@ class Plan:
     placement: Mapping[str, str]
     """Operator (name after inlining) -> device, control flow as one operator."""
     transfers: tuple[PlanTransfer, ...]
+    order: tuple[Precedence, ...] = ()
+    """The planned order where the model keeps it: with the data, these imply all of it."""
     edits: Edits = field(default_factory=Edits)
     summary: Mapping[str, Any] = field(default_factory=dict)
     """What `place` found: status, latency_ns, lower_bound_ns, best single device, ..."""

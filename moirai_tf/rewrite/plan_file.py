@@ -14,12 +14,17 @@ from moirai_tf.rewrite.plan import (
     Edits,
     NodeEdit,
     ObjectEdit,
+    OrderEdit,
     Plan,
     PlanDevice,
     PlanTransfer,
+    Precedence,
+    RelayEdit,
+    RestoreEdit,
 )
 
-SCHEMA = 1
+SCHEMA = 2
+"""Since 2 a plan has an `order`, and `relays` and an `order` among its edits; 1 reads as none."""
 PLAN_FILE = Path("assets.extra") / "moirai_plan.json"
 
 
@@ -48,12 +53,12 @@ def read_plan(directory: str | Path) -> Plan:
     )
     plan = form.read_json(file)
     schema = plan["schema"].integer()
-    if schema != SCHEMA:
-        raise plan["schema"].fault(f"{schema} is not {SCHEMA}, the one of this version")
-    return _plan(plan)
+    if schema not in (1, SCHEMA):
+        raise plan["schema"].fault(f"{schema} is not 1 or {SCHEMA}, those of this version")
+    return _plan(plan, ordered=schema >= SCHEMA)
 
 
-def _plan(plan: Field) -> Plan:
+def _plan(plan: Field, *, ordered: bool) -> Plan:
     return Plan(
         signature=plan["signature"].text(),
         tags=tuple(tag.text() for tag in plan["tags"].elements()),
@@ -61,7 +66,8 @@ def _plan(plan: Field) -> Plan:
         client=plan["client"].text(),
         placement=_texts(plan["placement"]),
         transfers=tuple(map(_transfer, plan["transfers"].elements())),
-        edits=_edits(plan["edits"]),
+        order=tuple(map(_precedence, plan["order"].elements())) if ordered else (),
+        edits=_edits(plan["edits"], ordered=ordered),
         summary=_values(plan["summary"]),
         options=_values(plan["options"]),
     )
@@ -80,7 +86,11 @@ def _transfer(row: Field) -> PlanTransfer:
     )  # fmt: skip
 
 
-def _edits(edits: Field) -> Edits:
+def _precedence(row: Field) -> Precedence:
+    return Precedence(row["before"].text(), row["after"].text())
+
+
+def _edits(edits: Field, *, ordered: bool) -> Edits:
     fingerprint = edits["fingerprint"]
     try:
         bytes.fromhex(fingerprint.text())
@@ -90,6 +100,9 @@ def _edits(edits: Field) -> Edits:
         nodes=tuple(map(_node_edit, edits["nodes"].elements())),
         calls=tuple(map(_call_edit, edits["calls"].elements())),
         objects=tuple(map(_object_edit, edits["objects"].elements())),
+        relays=tuple(map(_relay_edit, edits["relays"].elements())) if ordered else (),
+        order=tuple(map(_order_edit, edits["order"].elements())) if ordered else (),
+        restore=_restore_edit(edits.get("restore")),
         clones=_texts(edits["clones"]),
         fingerprint=fingerprint.text(),
     )
@@ -113,6 +126,23 @@ def _object_edit(row: Field) -> ObjectEdit:
         row["node_id"].integer(), row["kind"].one_of(("variable", "resource"), "kind"),
         row["before"].text(), row["after"].text(),
     )  # fmt: skip
+
+
+def _relay_edit(row: Field) -> RelayEdit:
+    return RelayEdit(
+        row["function"].text(), row["node"].text(), row["source"].text(), row["dtype"].text()
+    )
+
+
+def _order_edit(row: Field) -> OrderEdit:
+    return OrderEdit(row["function"].text(), row["node"].text(), row["before"].text())
+
+
+def _restore_edit(row: Field | None) -> RestoreEdit | None:
+    if row is None:
+        return None
+    nodes = tuple(name.text() for name in row["nodes"].elements())
+    return RestoreEdit(row["before"].text(), row["after"].text(), nodes)
 
 
 def _texts(field: Field) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from moirai_tf.errors import MoiraiError
 from moirai_tf.model.validate import function_attrs
 from moirai_tf.rewrite.apply import rename_function
 from moirai_tf.rewrite.plan import Edits, Plan
+from moirai_tf.rewrite.restore import join_restore, misfit_restore, split_restore
 
 
 def revert(meta_graph: Any, edits: Edits) -> None:
@@ -19,7 +20,11 @@ def revert(meta_graph: Any, edits: Edits) -> None:
       MoiraiError: the model is not the one that the edits were made to.
     """
     _check(meta_graph, edits)
+    join_restore(meta_graph, edits.restore)
     bodies = _bodies(meta_graph)
+    for wait in edits.order:
+        if wait.function not in edits.clones:
+            bodies[wait.function][wait.node].input.remove(f"^{wait.before}")
     for call in edits.calls:
         if call.function not in edits.clones:
             node = bodies[call.function][call.node]
@@ -28,6 +33,10 @@ def revert(meta_graph: Any, edits: Edits) -> None:
         if edit.function not in edits.clones:
             bodies[edit.function][edit.node].device = edit.before
     functions = meta_graph.graph_def.library.function
+    _remove(meta_graph.graph_def.node, {r.node for r in edits.relays if not r.function})
+    for function in functions:
+        name = function.signature.name
+        _remove(function.node_def, {r.node for r in edits.relays if r.function == name})
     for i in reversed(range(len(functions))):
         if functions[i].signature.name in edits.clones:
             del functions[i]
@@ -49,6 +58,7 @@ def rename_devices(meta_graph: Any, plan: Plan, names: Mapping[str, str]) -> Pla
     """
     _check_names(plan, names)
     _check(meta_graph, plan.edits)
+    join_restore(meta_graph, plan.edits.restore)
     bodies = _bodies(meta_graph)
     nodes = tuple(replace(e, after=names.get(e.after, e.after)) for e in plan.edits.nodes)
     objects = tuple(replace(e, after=names.get(e.after, e.after)) for e in plan.edits.objects)
@@ -57,7 +67,7 @@ def rename_devices(meta_graph: Any, plan: Plan, names: Mapping[str, str]) -> Pla
     for change in objects:
         holder = meta_graph.object_graph_def.nodes[change.node_id]
         getattr(holder, change.kind).device = change.after
-    return replace(
+    renamed = replace(
         plan,
         devices=tuple(replace(d, name=names.get(d.name, d.name)) for d in plan.devices),
         client=names.get(plan.client, plan.client),
@@ -68,6 +78,14 @@ def rename_devices(meta_graph: Any, plan: Plan, names: Mapping[str, str]) -> Pla
         ),
         edits=replace(plan.edits, nodes=nodes, objects=objects),
     )
+    restore = split_restore(meta_graph, renamed)
+    return replace(renamed, edits=replace(renamed.edits, restore=restore))
+
+
+def _remove(body: Any, names: Collection[str]) -> None:
+    for i in reversed(range(len(body) if names else 0)):
+        if body[i].name in names:
+            del body[i]
 
 
 def _bodies(meta_graph: Any) -> dict[str, dict[str, Any]]:
@@ -100,12 +118,25 @@ def _misfits(meta_graph: Any, edits: Edits) -> Iterator[str]:
         named = () if node is None else function_attrs(node)
         if (call.attr, call.index, call.after) not in [(a, i, f.name) for a, i, f in named]:
             yield f"node {call.node!r} does not call {call.after!r}"
+    for wait in edits.order:
+        node = bodies.get(wait.function, {}).get(wait.node)
+        if node is None or f"^{wait.before}" not in node.input:
+            yield f"node {wait.node!r} does not wait for {wait.before!r}"
+    yield from _misfit_relays(bodies, edits)
+    yield from misfit_restore(meta_graph, edits.restore)
     objects = meta_graph.object_graph_def.nodes
     for change in edits.objects:
         known = 0 <= change.node_id < len(objects)
         kind = objects[change.node_id].WhichOneof("kind") if known else None
         if kind != change.kind or getattr(objects[change.node_id], kind).device != change.after:
             yield f"object {change.node_id} is not a {change.kind} on {change.after}"
+
+
+def _misfit_relays(bodies: Mapping[str, Mapping[str, Any]], edits: Edits) -> Iterator[str]:
+    for relay in edits.relays:
+        node = bodies.get(relay.function, {}).get(relay.node)
+        if node is None or node.op != "Identity" or list(node.input) != [relay.source]:
+            yield f"node {relay.node!r} does not pass on {relay.source!r}"
 
 
 def _check_names(plan: Plan, names: Mapping[str, str]) -> None:

@@ -6,11 +6,13 @@ TensorFlow fixes its logical devices when it starts, and keeps memory once taken
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import generate_inputs, load_inputs
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
@@ -20,14 +22,18 @@ from moirai_tf.model.saved_model import SavedModel, read_saved_model
 from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
+from moirai_tf.verify.cluster_run import run_on_cluster
 from moirai_tf.verify.names import Names, session_names, tf2_names
-from moirai_tf.verify.options import SESSION, TF2, VerifyOptions
+from moirai_tf.verify.options import CLUSTER, TF2, VerifyOptions
 from moirai_tf.verify.parity import Array, compare, difference, tolerance_of
-from moirai_tf.verify.partition import PartitionedGraph, local_device
+from moirai_tf.verify.partition import PartitionedGraph, device_key, local_device
 from moirai_tf.verify.placement_proof import Evidence, prove
 from moirai_tf.verify.report import MODEL, Finding, OutputParity, RunProof, VerifyReport
 from moirai_tf.verify.run import FAILURES, Run, run_session, run_tf2, tensors
 from moirai_tf.verify.stand_in import stand_in_original, stand_in_placed
+
+_FRAME = re.compile(r"Graph execution error:|=+|(\w+: )?From /job:\S+:")
+"""What TensorFlow writes around the message of an operator."""
 
 
 def examine(
@@ -36,6 +42,7 @@ def examine(
     devices: Mapping[str, str],
     options: VerifyOptions,
     work: Path,
+    cluster: Cluster | None = None,
 ) -> VerifyReport:
     """Runs both models in every way that the options ask for, and compares with the plan.
 
@@ -45,22 +52,25 @@ def examine(
       devices: device of the plan -> device of this machine (see `stand_ins`).
       options: how to run the models.
       work: an empty directory for copies.
+      cluster: the plan's devices with their addresses, to run the placed model there too.
 
     Raises:
       MoiraiError: the models cannot be run or compared here, or no run can prove a placement.
     """
-    subject = _subject(original, placed, devices, options, work)
+    subject = _subject(original, placed, devices, options, work, cluster)
     configure_logical_cpus(logical_cpus(subject.devices.values()))
     found = _Found()
-    for loader in options.loaders:
+    for loader in subject.loaders:
         reason = subject.unsuited(loader)
         if reason is not None:
             found.notes.append(f"{loader}: not run, {reason}")
             continue
         for grappler in options.grappler_modes:
             try:
-                reference = subject.run(subject.original_dir, loader, grappler=grappler)
+                reference = subject.run_original(loader, grappler=grappler)
             except FAILURES as error:
+                if loader == CLUSTER:
+                    raise _unloadable(error) from error
                 found.notes.append(f"{loader}: the original itself cannot be run: {_reason(error)}")
                 break
             _examine_run(subject, loader, reference, found, grappler=grappler)
@@ -84,10 +94,13 @@ class _Subject:
     meta_graph: Any
     """Of the placed model."""
     original_dir: Path
-    placed_dir: Path
+    placed_dirs: Mapping[str, Path]
+    """Loader -> the placed model with the devices that it is to run on."""
     inputs: Mapping[str, Array]
     devices: Mapping[str, str]
     """Device of the plan -> device of this machine."""
+    options: VerifyOptions
+    cluster: Cluster | None
     tolerance: float
     """Allowed error of outputs where kernels differ."""
 
@@ -105,12 +118,30 @@ class _Subject:
 
     def names(self, loader: str) -> Names | None:
         """How the loader names operators; None if its run proves nothing about placement."""
-        if loader == SESSION:
+        if loader != TF2:
             return session_names(self.meta_graph, self.plan)
         return None if self.tf1 else tf2_names(self.meta_graph, self.plan)
 
-    def run(self, directory: Path, loader: str, *, grappler: bool) -> Run:
-        """One inference."""
+    @property
+    def loaders(self) -> tuple[str, ...]:
+        """Those of the options that there is a use for."""
+        return tuple(x for x in self.options.loaders if x != CLUSTER or self.cluster is not None)
+
+    def run_original(self, loader: str, *, grappler: bool) -> Run:
+        """One inference in this process: a cluster's workers may be too small for it."""
+        return self._run_here(self.original_dir, loader, grappler=grappler)
+
+    def run_placed(self, loader: str, *, grappler: bool) -> Run:
+        """One inference, with a cluster on its workers."""
+        if loader != CLUSTER:
+            return self._run_here(self.placed_dirs[loader], loader, grappler=grappler)
+        assert self.cluster is not None
+        return run_on_cluster(
+            self.placed_dirs[loader], self.plan.tags, self.plan.signature, self.inputs,
+            self.cluster, grappler=grappler, timeout_s=self.options.step_timeout_s,
+        )  # fmt: skip
+
+    def _run_here(self, directory: Path, loader: str, *, grappler: bool) -> Run:
         plan = self.plan
         if loader == TF2:
             return run_tf2(directory, plan.tags, plan.signature, self.inputs, grappler=grappler)
@@ -119,11 +150,20 @@ class _Subject:
             grappler=grappler,
         )  # fmt: skip
 
-    def exact(self, *, grappler: bool) -> bool:
+    def plan_names(self, loader: str) -> dict[str, str]:
+        """Device of a run -> device of the plan."""
+        if loader == CLUSTER:
+            return {device_key(device): device for device in self.devices}
+        return {device_key(local): device for device, local in self.devices.items()}
+
+    def exact(self, loader: str, *, grappler: bool) -> bool:
         """Whether every operator runs on the same kernel in both models.
 
-        That takes devices of one kind, and no Grappler: it fuses and folds what shares a device.
+        That takes devices of one kind on one machine (other processors have other kernels), and no
+        Grappler: it fuses and folds what shares a device.
         """
+        if loader == CLUSTER:
+            return False
         kinds = {local_device(name).split(":")[0] for name in self.devices.values()}
         return kinds == {"CPU"} and not grappler
 
@@ -142,6 +182,7 @@ def _subject(
     devices: Mapping[str, str],
     options: VerifyOptions,
     work: Path,
+    cluster: Cluster | None,
 ) -> _Subject:
     plan = read_plan(placed)
     models = unplaced(read_saved_model(original)), read_saved_model(placed)
@@ -150,11 +191,30 @@ def _subject(
         plan=plan,
         meta_graph=models[1].meta_graph(plan.tags),
         original_dir=stand_in_original(models[0], plan.tags, work / "original"),
-        placed_dir=stand_in_placed(models[1], plan, devices, work / "placed"),
+        placed_dirs=dict(_placed_dirs(models[1], plan, devices, options, cluster, work)),
         inputs=_inputs(graph, options),
         devices=devices,
+        options=options,
+        cluster=cluster,
         tolerance=tolerance_of(spec.dtype for o in graph.operators for spec in o.outputs),
     )
+
+
+def _placed_dirs(
+    model: SavedModel,
+    plan: Plan,
+    devices: Mapping[str, str],
+    options: VerifyOptions,
+    cluster: Cluster | None,
+    work: Path,
+) -> Iterator[tuple[str, Path]]:
+    here = [loader for loader in options.loaders if loader != CLUSTER]
+    if here:
+        yield from dict.fromkeys(
+            here, stand_in_placed(model, plan, devices, work / "placed")
+        ).items()
+    if cluster is not None:
+        yield CLUSTER, stand_in_placed(model, plan, {}, work / "cluster")
 
 
 def _graph(model: SavedModel, plan: Plan) -> Graph:
@@ -185,12 +245,13 @@ def _examine_run(
     name = f"{loader}, Grappler {'on' if grappler else 'off'}"
     gc.collect()
     try:
-        placed = subject.run(subject.placed_dir, loader, grappler=grappler)
+        placed = subject.run_placed(loader, grappler=grappler)
     except FAILURES as error:
-        text = f"{name}: the original runs, the placed model does not: {_reason(error)}"
+        what = "does not run on the workers" if loader == CLUSTER else "does not"
+        text = f"{name}: the original runs, the placed model {what}: {_reason(error)}"
         found.findings.append(Finding(MODEL, text))
         return
-    tolerance = 0.0 if subject.exact(grappler=grappler) else subject.tolerance
+    tolerance = 0.0 if subject.exact(loader, grappler=grappler) else subject.tolerance
     wrong = list(_compare(name, original, placed, found.parities, tolerance))
     if wrong:
         _check_repeatable(subject, loader, original, grappler=grappler)
@@ -214,7 +275,7 @@ def _check_repeatable(subject: _Subject, loader: str, first: Run, *, grappler: b
     Raises:
       MoiraiError: two runs of the original differ.
     """
-    second = subject.run(subject.original_dir, loader, grappler=grappler)
+    second = subject.run_original(loader, grappler=grappler)
     varying = [
         name
         for name, value in first.outputs.items()
@@ -236,13 +297,22 @@ def _prove(
     if names is None or not run.partitions:
         found.notes.append(f"{loader}: only values are compared, {_unproved(subject)}")
         return
-    plan_names = {local_device(local): device for device, local in subject.devices.items()}
+    plan_names = subject.plan_names(loader)
     graphs = [PartitionedGraph(graph, names, plan_names) for graph in run.partitions]
     graph = max(graphs, key=lambda g: sum(1 for _ in g.operators()))
     evidence = Evidence(name, graph, run.executed, plan_names)
     proof, findings = prove(evidence, subject.plan, grappler=grappler)
     found.proofs.append(proof)
     found.findings.extend(findings)
+
+
+def _unloadable(error: BaseException) -> MoiraiError:
+    return MoiraiError(
+        f"no Session can run the original: {_reason(error)}",
+        why="a Session is the only way to run a model on the workers of a cluster",
+        fix="export the model otherwise (Keras: model.export), or give inputs that suit it "
+        "(--inputs)",
+    )
 
 
 def _unproved(subject: _Subject) -> str:
@@ -254,5 +324,5 @@ def _unproved(subject: _Subject) -> str:
 def _reason(error: BaseException) -> str:
     """The line of TensorFlow's message that says what happened."""
     lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and line != "Graph execution error:"]
+    said = [line for line in lines if line and not _FRAME.fullmatch(line)]
     return said[0][:300] if said else type(error).__name__

@@ -90,6 +90,8 @@ class Names:
         if self.arguments is not None:
             index = node.attr["index"].i
             return self.arguments[index] if index < len(self.arguments) else None
+        if "tensor_name" in node.attr:  # a server receives it from the client
+            return str(input_node(node.attr["tensor_name"].s.decode()))
         feed = _FEED.fullmatch(node.name)
         return str(feed["node"]) if feed else None
 

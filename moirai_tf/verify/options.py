@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from moirai_tf.errors import MoiraiError
 from moirai_tf.options import check_options, option
 
-TF2, SESSION = "tf2", "session"
-LOADERS = (TF2, SESSION)
+TF2, SESSION, CLUSTER = "tf2", "session", "cluster"
+LOADERS = (TF2, SESSION, CLUSTER)
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,16 @@ class VerifyOptions:
     loaders: tuple[str, ...] = option(
         LOADERS,
         "who loads the models: tf2 (tf.saved_model.load), session (a TF1 Session, as in "
-        "TensorFlow Serving), or both",
+        "TensorFlow Serving), cluster (a Session on the workers themselves, if the cluster file "
+        "has their addresses), or several",
     )
     grappler: str = option(
         "both",
         "prove the graph as it was written (off), as Grappler makes it run (on), or both",
         choices=("off", "on", "both"),
+    )
+    step_timeout_s: float = option(
+        120.0, "seconds that one step on the workers may take, restoring variables included"
     )
     verify_timeout_s: float = option(1800.0, "seconds after which verification is given up")
 
@@ -49,9 +53,10 @@ def check_verify_options(options: VerifyOptions) -> None:
             why="the models are run by these loaders, by at least one",
             fix=f"use one or more of {', '.join(LOADERS)}",
         )
-    if not options.verify_timeout_s > 0:
-        raise MoiraiError(
-            f"option verify_timeout_s is {options.verify_timeout_s}",
-            why="verification needs time to run the models",
-            fix="give a number of seconds above 0",
-        )
+    for name in ("verify_timeout_s", "step_timeout_s"):
+        if not getattr(options, name) > 0:
+            raise MoiraiError(
+                f"option {name} is {getattr(options, name)}",
+                why="verification needs time to run the models",
+                fix="give a number of seconds above 0",
+            )

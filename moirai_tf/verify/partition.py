@@ -7,6 +7,7 @@ at loops), to the operator of the plan whose output it carries.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,8 @@ _FORWARDING = _RECVS | {"Identity", "IdentityN", "Enter", "Switch", "Merge"}
 
 _VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 _HANDLES = frozenset({"resource", "variant"})
+_CONTROL = re.compile(r".*/ctrl(/[^/]*|_S\d+)", re.DOTALL)
+"""The constant at the near end of a control edge, in one process and between servers."""
 
 LARGE_CONSTANT_BYTES = 16 * 1024
 """A constant of this size is a weight; smaller ones are shapes, axes and scalars."""
@@ -69,7 +72,7 @@ class PartitionedGraph:
         Args:
           partitions: one `GraphDef` per device.
           names: how nodes lead to operators.
-          devices: device of this machine, as `CPU:1` -> device of the plan.
+          devices: device of the run, as `device_key` has it -> device of the plan.
         """
         self.names = names
         self._devices = devices
@@ -115,8 +118,7 @@ class PartitionedGraph:
     def _is_control(self, send: Any) -> bool:
         """The partitioner sends an empty constant for a control edge."""
         source = self.nodes[input_node(send.input[0])]
-        path: str = source.name.rpartition("/")[0]
-        return source.op == "Const" and path.endswith("/ctrl")
+        return source.op == "Const" and _CONTROL.fullmatch(source.name) is not None
 
     def _relays_control(self, node: Any) -> bool:
         """Whether a node is the `Identity` at the far end of a control edge."""
@@ -200,9 +202,21 @@ class PartitionedGraph:
 
 
 def device_name(name: str, devices: Mapping[str, str]) -> str:
-    """A device of this machine as the plan names it; unknown ones keep their name."""
-    local = local_device(name)
-    return devices.get(local, f"/device:{local}")
+    """A device of a run as the plan names it; unknown ones keep their name."""
+    key = device_key(name)
+    return devices.get(key, key if key.startswith("/") else f"/device:{key}")
+
+
+def device_key(name: str) -> str:
+    """The same text for all names of one device: without the job, if it is of this process.
+
+    `/job:localhost/replica:0/task:0/device:CPU:1` -> `CPU:1`.
+    """
+    spec = device_lib.DeviceSpec.from_string(name)
+    here = local_device(name)
+    if (spec.job or "localhost") == "localhost":
+        return here
+    return f"/job:{spec.job}/replica:{spec.replica or 0}/task:{spec.task or 0}/device:{here}"
 
 
 def local_device(name: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from moirai_tf.rewrite.plan import Plan
+from moirai_tf.verify.order_proof import prove_order
 from moirai_tf.verify.partition import PartitionedGraph, Send, device_name
 from moirai_tf.verify.report import PLACEMENT, TRANSFER, WEIGHTS, Finding, RunProof
 
@@ -28,9 +29,9 @@ class Evidence:
     """How the run is called in reports."""
     graph: PartitionedGraph
     executed: Mapping[str, frozenset[str]]
-    """Node -> devices (of this machine) that ran it, from step statistics; may be empty."""
+    """Node -> devices (of the run) that ran it, from step statistics; may be empty."""
     devices: Mapping[str, str]
-    """Device of this machine -> device of the plan."""
+    """Device of the run, as `device_key` has it -> device of the plan."""
 
 
 def prove(evidence: Evidence, plan: Plan, *, grappler: bool) -> tuple[RunProof, list[Finding]]:
@@ -43,6 +44,7 @@ def prove(evidence: Evidence, plan: Plan, *, grappler: bool) -> tuple[RunProof, 
     """
     graph = evidence.graph
     proved, executed, findings = _operators(evidence, grappler=grappler)
+    findings += _untold(evidence, proved)
     sends = [s for s in graph.sends if not s.control and (grappler or not s.unused)]
     data = [s for s in sends if s.origin.operator not in graph.names.captured]
     seen = Counter(map(_key, data))
@@ -55,6 +57,8 @@ def prove(evidence: Evidence, plan: Plan, *, grappler: bool) -> tuple[RunProof, 
         findings += _missing(evidence.run, (planned - seen).keys() - replicated - kept)
         findings += _unplanned(evidence.run, data, planned)
     findings += _weights(evidence.run, data, planned)
+    ordered, disorder = prove_order(evidence.run, graph, plan.order)
+    findings += disorder
     proof = RunProof(
         run=evidence.run,
         operators=len(proved),
@@ -67,6 +71,7 @@ def prove(evidence: Evidence, plan: Plan, *, grappler: bool) -> tuple[RunProof, 
         unused=sum(s.unused and not s.control for s in graph.sends),
         control=sum(s.control for s in graph.sends),
         planned_weights=sum(s.weights and _key(s) in planned for s in data),
+        ordered=ordered,
     )
     return proof, findings
 
@@ -104,6 +109,16 @@ def _operators(evidence: Evidence, *, grappler: bool) -> tuple[set[str], set[str
     ]
     proved = (seen & names.expected) - names.captured - wrong.keys()
     return proved, proved & executed, findings
+
+
+def _untold(evidence: Evidence, proved: Iterable[str]) -> Iterator[Finding]:
+    """Devices without step statistics, in a run where others have them."""
+    placement = evidence.graph.names.placement
+    told = {device_name(d, evidence.devices) for found in evidence.executed.values() for d in found}
+    for device in sorted({placement[name] for name in proved} - told) if told else ():
+        here = tuple(sorted(name for name in proved if placement[name] == device))
+        text = f"{evidence.run}: {device} does not tell that it ran anything, such as {here[0]!r}"
+        yield Finding(PLACEMENT, text, here)
 
 
 def _merged(graph: PartitionedGraph, missing: Set[str]) -> set[str]:

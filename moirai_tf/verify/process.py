@@ -14,12 +14,16 @@ from typing import Any
 
 import tensorflow as tf
 
+from moirai_tf.cluster import Cluster, read_cluster, write_cluster
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.rewrite.diff import misplaced, unplanned_changes
 from moirai_tf.rewrite.directory import unplaced
+from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
-from moirai_tf.verify.options import VerifyOptions, check_verify_options
+from moirai_tf.runtime.session import check_workers
+from moirai_tf.verify.cluster_run import cluster_of_plan
+from moirai_tf.verify.options import CLUSTER, VerifyOptions, check_verify_options
 from moirai_tf.verify.partition import local_device
 from moirai_tf.verify.report import (
     MODEL,
@@ -33,7 +37,10 @@ from moirai_tf.verify.stand_in import stand_ins
 
 
 def verify(
-    original: str | Path, placed: str | Path, options: VerifyOptions | None = None
+    original: str | Path,
+    placed: str | Path,
+    options: VerifyOptions | None = None,
+    cluster: Cluster | str | Path | None = None,
 ) -> VerifyReport:
     """Proves that a placed model computes the same as the original, where its plan says.
 
@@ -44,21 +51,27 @@ def verify(
       original: directory of the original SavedModel; only read.
       placed: directory of the placed SavedModel, which holds its plan; only read.
       options: how the models are run.
+      cluster: the cluster of the plan, or its file; if it has addresses, the placed model is run on
+        the workers too.
 
     Returns:
       What was compared and proved.
 
     Raises:
       MoiraiError: an output differs, an operator or a transfer is not where the plan says, weights
-        move, or the models cannot be run here; it names the operators and outputs.
+        move, or the models cannot be run here; it names the operators and outputs. Or a worker is
+        missing or fails; it names the worker.
     """
-    report = inspect_placed(original, placed, options)
+    report = inspect_placed(original, placed, options, cluster)
     check_report(report)
     return report
 
 
 def inspect_placed(
-    original: str | Path, placed: str | Path, options: VerifyOptions | None = None
+    original: str | Path,
+    placed: str | Path,
+    options: VerifyOptions | None = None,
+    cluster: Cluster | str | Path | None = None,
 ) -> VerifyReport:
     """The same, but findings are returned in the report.
 
@@ -67,13 +80,37 @@ def inspect_placed(
     """
     options = options or VerifyOptions()
     check_verify_options(options)
+    servers = _servers(cluster, read_plan(placed), options)
     static = _static_findings(Path(original), Path(placed))
     gpus = len(tf.config.list_physical_devices("GPU"))
     devices = stand_ins(read_plan(placed), gpus=gpus)
     with tempfile.TemporaryDirectory(prefix="moirai_verify_") as work:
-        job = _job(Path(original), Path(placed), devices, options, Path(work))
+        job = _job(Path(original), Path(placed), devices, options, servers, Path(work))
         report = _in_child(job, options.verify_timeout_s)
     return replace(report, findings=(*static, *report.findings))
+
+
+def _servers(
+    cluster: Cluster | str | Path | None, plan: Plan, options: VerifyOptions
+) -> Cluster | None:
+    """The cluster whose workers are to run the placed model; None if they are not.
+
+    Raises:
+      MoiraiError: it does not fit the plan, a worker does not answer, or nothing else could run.
+    """
+    if cluster is not None and not isinstance(cluster, Cluster):
+        cluster = read_cluster(cluster)
+    if CLUSTER in options.loaders and cluster is not None and cluster.remote:
+        servers = cluster_of_plan(cluster, plan)
+        check_workers(servers)
+        return servers
+    if set(options.loaders) == {CLUSTER}:
+        raise MoiraiError(
+            f"option loaders is {list(options.loaders)}, but no workers are known",
+            why="there is nothing that the placed model could be run on",
+            fix="give a cluster file with the addresses of the workers, or other loaders",
+        )
+    return None
 
 
 def _static_findings(original: Path, placed: Path) -> list[Finding]:
@@ -86,9 +123,16 @@ def _static_findings(original: Path, placed: Path) -> list[Finding]:
 
 
 def _job(
-    original: Path, placed: Path, devices: Mapping[str, str], options: VerifyOptions, work: Path
+    original: Path,
+    placed: Path,
+    devices: Mapping[str, str],
+    options: VerifyOptions,
+    servers: Cluster | None,
+    work: Path,
 ) -> dict[str, Any]:
     """What the child needs to know."""
+    if servers is not None:
+        write_cluster(servers, work / "cluster.yaml")
     values = {field.name: getattr(options, field.name) for field in fields(VerifyOptions)}
     if options.inputs:
         values["inputs"] = str(Path(options.inputs).resolve())
@@ -97,6 +141,7 @@ def _job(
         "placed": str(placed.resolve()),
         "devices": dict(devices),
         "options": values,
+        "cluster": "" if servers is None else str(work / "cluster.yaml"),
         "work": str(work),
         "answer": str(work / "answer.json"),
     }

@@ -10,6 +10,7 @@ from typing import Any
 from moirai_tf.errors import MoiraiError
 
 VALUE, PLACEMENT, TRANSFER, WEIGHTS, MODEL = "value", "placement", "transfer", "weights", "model"
+ORDER = "order"
 
 _WHY = {
     VALUE: "a placement must not change what a model computes",
@@ -18,6 +19,7 @@ _WHY = {
     TRANSFER: "a transfer that the plan does not know of costs time at every inference",
     WEIGHTS: "weights that cross devices at every inference cost more than the placement gains",
     MODEL: "the placed model must be the original but for its devices",
+    ORDER: "TensorFlow runs what is ready in its own order, and the plan's times no longer hold",
 }
 _FIX = {
     VALUE: "do not use the placed model; optimise the original again",
@@ -34,7 +36,7 @@ class Finding:
     """One thing that is not as it should be."""
 
     kind: str
-    """`value`, `placement`, `transfer`, `weights` or `model`."""
+    """`value`, `placement`, `transfer`, `weights`, `model` or `order`."""
     text: str
     """A sentence that names everything concerned."""
     names: tuple[str, ...] = ()
@@ -87,6 +89,8 @@ class RunProof:
     """Transfers of control dependencies: they carry no data."""
     planned_weights: int
     """Weights that move because the plan says so."""
+    ordered: int = 0
+    """Precedences of the plan's order that the partition graphs enforce."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,7 @@ def _proof_line(proof: RunProof) -> str:
     )
     parts = [
         f"{_count(proof.operators, 'operator')} on their devices{executed}",
+        *([f"{_count(proof.ordered, 'precedence')} kept"] if proof.ordered else []),
         f"{proof.transfers} of {_count(proof.planned, 'planned transfer')}",
         *(f"{count} {what}" for count, what in counts if count),
     ]

@@ -57,17 +57,32 @@ def run_session(
     """
     config = session_config(devices)
     if not grappler:
-        _switch_off(config)
+        switch_off(config)
     options = config_pb2.RunOptions(
         trace_level=config_pb2.RunOptions.FULL_TRACE, output_partition_graphs=True
     )
     metadata = config_pb2.RunMetadata()
     with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
-        definition = load_in_session(directory, session, tags)[signature]
-        feeds = {tensor: inputs[key] for key, tensor in tensors(definition.inputs).items()}
-        outputs = session.run(
-            tensors(definition.outputs), feeds, options=options, run_metadata=metadata
-        )
+        feeds, fetches = feeds_and_fetches(directory, session, tags, signature, inputs)
+        outputs = session.run(fetches, feeds, options=options, run_metadata=metadata)
+    return run_of(outputs, metadata)
+
+
+def feeds_and_fetches(
+    directory: Path,
+    session: Any,
+    tags: Iterable[str],
+    signature: str,
+    inputs: Mapping[str, Array],
+) -> tuple[dict[str, Array], dict[str, str]]:
+    """Loads a SavedModel into a Session; returns what to feed and what to fetch."""
+    definition = load_in_session(directory, session, tags)[signature]
+    feeds = {tensor: inputs[key] for key, tensor in tensors(definition.inputs).items()}
+    return feeds, tensors(definition.outputs)
+
+
+def run_of(outputs: Mapping[str, Any], metadata: Any) -> Run:
+    """What a step of a Session returned, with step statistics and partition graphs."""
     executed: dict[str, set[str]] = {}
     for device in metadata.step_stats.dev_stats:
         for node in device.node_stats:
@@ -127,7 +142,7 @@ def _array(value: Any) -> Array:
     return np.array(value, dtype=object) if isinstance(value, bytes) else np.asarray(value)
 
 
-def _switch_off(config: Any) -> None:
+def switch_off(config: Any) -> None:
     """Turns off every optimizer of a Session but the inliner."""
     rewriter = config.graph_options.rewrite_options
     for field in rewriter.DESCRIPTOR.fields:

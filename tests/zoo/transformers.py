@@ -22,7 +22,7 @@ _TEXT = {
 _IMAGE = 32
 
 
-def _build(make: Callable[[Any], keras.Model]) -> Callable[[Path], None]:
+def builder(make: Callable[[Any], keras.Model]) -> Callable[[Path], None]:
     """A builder for the model that `make` constructs from KerasHub's models."""
 
     def build(path: Path) -> None:
@@ -94,20 +94,20 @@ _IMAGES = entry.images(_IMAGE)
 
 ENTRIES = {
     "bert": entry.ZooEntry(
-        _build(_bert),
+        builder(_bert),
         {"token_ids": _TOKENS, "segment_ids": entry.ids(_LENGTH, size=2), "padding_mask": _MASK},
         note="KerasHub BERT text classifier; sequence length unknown in the signature",
     ),
     "gpt2": entry.ZooEntry(
-        _build(_gpt2),
+        builder(_gpt2),
         {"token_ids": _TOKENS, "padding_mask": _MASK},
         note="KerasHub GPT-2 causal language model; output tied to the embedding",
     ),
     "esm2": entry.ZooEntry(
-        _build(_esm2), {"token_ids": _TOKENS}, note="KerasHub ESM2 backbone; rotary positions"
+        builder(_esm2), {"token_ids": _TOKENS}, note="KerasHub ESM2 backbone; rotary positions"
     ),
     "t5": entry.ZooEntry(
-        _build(_t5),
+        builder(_t5),
         {
             "encoder_token_ids": _TOKENS,
             "encoder_padding_mask": _MASK,
@@ -117,7 +117,7 @@ ENTRIES = {
         note="KerasHub T5 backbone; encoder and decoder, relative positions",
     ),
     "whisper": entry.ZooEntry(
-        _build(_whisper),
+        builder(_whisper),
         {
             "encoder_features": entry.uniform(2 * _LENGTH, 16),
             "decoder_token_ids": _TOKENS,
@@ -125,8 +125,8 @@ ENTRIES = {
         },
         note="KerasHub Whisper backbone; convolutions, encoder and decoder",
     ),
-    "vit": entry.ZooEntry(_build(_vit), {"images": _IMAGES}, note="KerasHub ViT classifier"),
+    "vit": entry.ZooEntry(builder(_vit), {"images": _IMAGES}, note="KerasHub ViT classifier"),
     "swin": entry.ZooEntry(
-        _build(_swin), {"images": _IMAGES}, note="KerasHub Swin classifier; shifted windows"
+        builder(_swin), {"images": _IMAGES}, note="KerasHub Swin classifier; shifted windows"
     ),
 }

@@ -1,0 +1,103 @@
+"""The models of the benchmarks on real workers: chains, branches, towers and transformers.
+
+Sizes are chosen so that one inference takes some tenths of a second on one core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tests.zoo import application, entry
+from tests.zoo.transformers import builder
+
+_TEXT = {"vocabulary_size": 1000, "num_heads": 4, "hidden_dim": 256, "intermediate_dim": 1024}
+_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class ClusterModel:
+    """A model and the inputs that it is placed for."""
+
+    build: Callable[[Path], None]
+    batch_size: int
+    input_shapes: tuple[str, ...] = ()
+    wide: bool = False
+    """Whether it has branches that can run side by side all the way."""
+
+
+def _image_model(name: str, size: int, batch: int, *, wide: bool = False) -> ClusterModel:
+    return ClusterModel(application(name, size).build, batch, wide=wide)
+
+
+def _text_model(make: Callable[[Any], keras.Model], batch: int, *inputs: str) -> ClusterModel:
+    return ClusterModel(builder(make), batch, tuple(f"{name}={batch},{_LENGTH}" for name in inputs))
+
+
+def _keras_model(
+    make: Callable[[], keras.Model], batch: int, *, wide: bool = False
+) -> ClusterModel:
+    def build(path: Path) -> None:
+        keras.utils.clear_session()
+        model = make()
+        entry.randomise(model.variables)
+        model.export(path, format="tf_saved_model", verbose=False)
+
+    return ClusterModel(build, batch, wide=wide)
+
+
+def _two_tower() -> keras.Model:
+    """A recommender: users and items through wide layers of their own, then a score."""
+    towers, features = [], []
+    for name in ("user", "item"):
+        feature = keras.Input((512,), name=name)
+        tensor = feature
+        for width in (2048, 2048, 1024, 256):
+            tensor = keras.layers.Dense(width, activation="relu")(tensor)
+        features.append(feature)
+        towers.append(tensor)
+    return keras.Model(features, keras.layers.Dot(1)(towers))
+
+
+def _ensemble() -> keras.Model:
+    """Four convolutional nets on one image; their mean decides."""
+    image = keras.Input((96, 96, 3), name="images")
+    heads = []
+    for _ in range(4):
+        tensor = image
+        for filters in (32, 64, 128, 128):
+            tensor = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(tensor)
+            tensor = keras.layers.MaxPooling2D()(tensor)
+        tensor = keras.layers.GlobalAveragePooling2D()(tensor)
+        heads.append(keras.layers.Dense(100, activation="softmax")(tensor))
+    return keras.Model(image, keras.layers.Average()(heads))
+
+
+def _bert(models: Any) -> keras.Model:
+    backbone = models.BertBackbone(**_TEXT, num_layers=4, max_sequence_length=_LENGTH)
+    return models.BertTextClassifier(backbone, num_classes=3)
+
+
+def _gpt2(models: Any) -> keras.Model:
+    backbone = models.GPT2Backbone(**_TEXT, num_layers=4, max_sequence_length=_LENGTH)
+    return models.GPT2CausalLM(backbone)
+
+
+MODELS: Mapping[str, ClusterModel] = {
+    "two_tower": _keras_model(_two_tower, 512, wide=True),
+    "ensemble": _keras_model(_ensemble, 8, wide=True),
+    "inception_v3": _image_model("InceptionV3", 299, 8, wide=True),
+    "nasnet_mobile": _image_model("NASNetMobile", 224, 2),
+    "resnet50": _image_model("ResNet50", 224, 2),
+    "densenet121": _image_model("DenseNet121", 224, 2),
+    "mobilenet_v2": _image_model("MobileNetV2", 224, 8),
+    "efficientnet_b0": _image_model("EfficientNetB0", 224, 4),
+    "vgg16": _image_model("VGG16", 128, 2),
+    "bert": _text_model(_bert, 8, "token_ids", "padding_mask", "segment_ids"),
+    "gpt2": _text_model(_gpt2, 8, "token_ids", "padding_mask"),
+}
+"""By name."""

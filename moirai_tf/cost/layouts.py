@@ -1,0 +1,167 @@
+"""Which placements to run so that every operator is timed once on every device that it can use.
+
+A device with room for the whole model runs it alone. One that has less is given the operators piece
+by piece, in topological order, while the others hold the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from moirai_tf.cluster import Cluster
+from moirai_tf.errors import MoiraiError
+from moirai_tf.fusion.coarsen import FuseOptions, coarsen
+from moirai_tf.graph.graph import CLIENT_OPS, Graph
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One placement that is run to time operators on one device."""
+
+    device: str
+    """The device that is looked at."""
+    placement: Mapping[str, str]
+    """Operator -> device."""
+    whole: bool
+    """Whether the device runs everything but what only the client can."""
+
+
+def layouts(graph: Graph, cluster: Cluster, device: str) -> list[Layout]:
+    """The placements that show every operator on one device.
+
+    Raises:
+      MoiraiError: an operator does not fit the device, or the others cannot hold the rest.
+    """
+    capacity = cluster.device(device).memory_bytes
+    whole = alone(graph, cluster, device)
+    need = sum(o.resident_bytes for o in graph.operators if whole[o.name] == device)
+    if capacity is None or need <= capacity:
+        return [Layout(device, whole, whole=True)]
+    units = _units(graph, cluster, _fused_groups(graph, cluster))
+    free = [unit for unit in units if device in unit.devices]
+    return [
+        Layout(device, _placed(graph, units, piece, device, _rest(cluster, units, piece, device)),
+               whole=False)
+        for piece in _pieces(free, device, capacity)
+    ]  # fmt: skip
+
+
+def alone(graph: Graph, cluster: Cluster, device: str) -> dict[str, str]:
+    """Operator -> that device; the client's for feeds, fetches and what it cannot run."""
+    units = _units(graph, cluster, [group.members for group in graph.colocation])
+    free = [unit for unit in units if device in unit.devices]
+    return _placed(graph, units, free, device, {})
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Operators that share a device."""
+
+    members: tuple[int, ...]
+    nbytes: int
+    devices: tuple[str, ...]
+    """Those that can run it, the client first."""
+
+
+def _fused_groups(graph: Graph, cluster: Cluster) -> list[tuple[int, ...]]:
+    """What stays together in pieces, so that weights are where they are read."""
+    types = sorted({device.type for device in cluster.devices})
+    coarse, _ = coarsen(graph, FuseOptions(), types)
+    grouped = {fused for group in coarse.colocation for fused in group}
+    groups = [*coarse.colocation, *((i,) for i in range(len(coarse)) if i not in grouped)]
+    return [
+        tuple(sorted(m for fused in group for m in coarse.operators[fused].members))
+        for group in groups
+    ]
+
+
+def _units(graph: Graph, cluster: Cluster, groups: Sequence[tuple[int, ...]]) -> list[_Unit]:
+    """Units in topological order of their last members, with single operators for the rest."""
+    grouped = {member for members in groups for member in members}
+    every = [*groups, *((i,) for i in range(len(graph)) if i not in grouped)]
+    return [
+        _unit(graph, cluster, members) for members in sorted(every, key=lambda group: group[-1])
+    ]
+
+
+def _unit(graph: Graph, cluster: Cluster, members: tuple[int, ...]) -> _Unit:
+    operators = [graph.operators[member] for member in members]
+    order = sorted(cluster.devices, key=lambda device: device.name != cluster.client)
+    able = tuple(
+        device.name
+        for device in order
+        if all(device.type in operator.device_types for operator in operators)
+    )
+    client = any(operator.op in CLIENT_OPS for operator in operators)
+    return _Unit(
+        members,
+        sum(operator.resident_bytes for operator in operators),
+        (cluster.client,) if client or not able else able,
+    )
+
+
+def _pieces(units: Sequence[_Unit], device: str, capacity: int) -> list[list[_Unit]]:
+    """Cuts units, in order, into pieces that fit."""
+    pieces: list[list[_Unit]] = [[]]
+    used = 0
+    for unit in units:
+        if unit.nbytes > capacity:
+            raise MoiraiError(
+                f"operators that share a device need {unit.nbytes} bytes, "
+                f"{device!r} has {capacity}",
+                why="what does not fit a device cannot be timed on it, and never run there",
+                fix="give the device more memory in the cluster file, or leave it out",
+            )
+        if used + unit.nbytes > capacity:
+            pieces.append([])
+            used = 0
+        pieces[-1].append(unit)
+        used += unit.nbytes
+    return pieces
+
+
+def _rest(
+    cluster: Cluster, units: Sequence[_Unit], piece: Sequence[_Unit], device: str
+) -> dict[int, str]:
+    """Unit (its first member) -> device, for what is not in the piece: the first that has room."""
+    left = {d.name: d.memory_bytes for d in cluster.devices}
+    own = left[device]
+    assert own is not None
+    left[device] = own - sum(unit.nbytes for unit in piece)
+    inside = {unit.members[0] for unit in piece}
+    chosen: dict[int, str] = {}
+    for unit in units:
+        if unit.members[0] in inside:
+            continue
+        for name in (*(n for n in unit.devices if n != device), device):
+            room = left.get(name)
+            if name in unit.devices and (room is None or room >= unit.nbytes):
+                chosen[unit.members[0]] = name
+                left[name] = None if room is None else room - unit.nbytes
+                break
+        else:
+            raise MoiraiError(
+                f"cluster {cluster.name!r} has no room for the model beside the piece that "
+                f"{device!r} is timed on",
+                why="a model that does not fit a device is timed there piece by piece, while the "
+                "other devices hold the rest",
+                fix="give devices more memory, or use --source=analytical",
+            )
+    return chosen
+
+
+def _placed(
+    graph: Graph,
+    units: Sequence[_Unit],
+    piece: Sequence[_Unit],
+    device: str,
+    rest: Mapping[int, str],
+) -> dict[str, str]:
+    inside = {unit.members[0] for unit in piece}
+    result: dict[str, str] = {}
+    for unit in units:
+        first = unit.members[0]
+        place = device if first in inside else rest.get(first, unit.devices[0])
+        result.update((graph.operators[member].name, place) for member in unit.members)
+    return result

@@ -1,0 +1,66 @@
+"""What a client will measure: the schedule as the runtime plays it, and the step around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moirai_tf.cost.problem import tensor_bytes
+from moirai_tf.cost.table import CostTable
+from moirai_tf.fusion.coarse import CoarseGraph
+from moirai_tf.placement import Problem, Schedule, Transfer, ready_queue
+from moirai_tf.placement.execution import execution_ns
+from moirai_tf.placement.order import planned_orders
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One inference, from the call of the Session to its return, in parts."""
+
+    planned_ns: int
+    """Operators and transfers in the planned order."""
+    queued_ns: int
+    """The same in the order of TensorFlow's own ready queue."""
+    step_ns: int
+    """The rest: Session, feeds, fetches, and every worker that takes part."""
+
+    @property
+    def best_ns(self) -> int:
+        """The whole, in the better of the two orders."""
+        return self.step_ns + min(self.planned_ns, self.queued_ns)
+
+    def latency_ns(self, *, order_kept: bool) -> int:
+        """The whole, for a model that does or does not carry the planned order."""
+        return self.step_ns + (self.planned_ns if order_kept else self.queued_ns)
+
+
+def predict(
+    problem: Problem, schedule: Schedule, coarse: CoarseGraph, table: CostTable, client: str
+) -> Prediction:
+    """Predicts the latency of a schedule.
+
+    Args:
+      problem: the problem that the schedule is for; its devices bear the cluster's names.
+      schedule: a checked schedule.
+      coarse: the fused operators that the problem was built from.
+      table: the costs, with what handling tensors and a step cost where that was measured.
+      client: the device of feeds and fetches.
+    """
+    used = {problem.devices[device].name for device in schedule.assignment}
+    step_ns = table.step.total_ns(client, used)
+    if not table.handling:
+        queued = ready_queue(problem, schedule.assignment)
+        return Prediction(schedule.makespan_ns, queued.makespan_ns, step_ns)
+
+    def handling(transfer: Transfer) -> tuple[int, int]:
+        nbytes = tensor_bytes(coarse.tensors[transfer.tensor])
+        source, target = (problem.devices[d].name for d in (transfer.source, transfer.target))
+        return (
+            table.handling[source].sending_ns(nbytes),
+            table.handling[target].receiving_ns(nbytes),
+        )
+
+    return Prediction(
+        execution_ns(problem, schedule.assignment, handling, planned_orders(schedule)),
+        execution_ns(problem, schedule.assignment, handling),
+        step_ns,
+    )

@@ -1,0 +1,112 @@
+"""Reads TensorFlow's step statistics: how long every kernel ran on every device of a step.
+
+Statistics are kept by the executor of each worker, so they know the device, miss no kernel however
+cheap, and belong to exactly one step. A remote profile (`tf.profiler.experimental.client`) covers a
+window of time on one worker, knows no steps, and loses kernels that the executor takes for cheap.
+So statistics are what times of operators on servers are taken from.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from moirai_tf.cost.xplane import UNKNOWN
+
+_NO_KERNELS = frozenset({"_Send", "_Recv", "_HostSend", "_HostRecv"})
+"""Nodes that wait or hand over: transfers, which are measured by themselves."""
+_CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+"""Nodes that last as long as what they run, which has entries of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStep:
+    """What one device did in one step."""
+
+    kernel_ns: dict[int, int]
+    """Operator (or `UNKNOWN`) -> time in its kernels."""
+    kernels: dict[int, int]
+    """Operator (or `UNKNOWN`) -> how many of its kernels ran."""
+
+    @property
+    def total_ns(self) -> int:
+        """Time in all kernels."""
+        return sum(self.kernel_ns.values())
+
+
+def device_steps(metadata: Any, owner: Callable[[str], int | None]) -> dict[str, DeviceStep]:
+    """Device -> what it did, from the `RunMetadata` of one traced step.
+
+    A worker has a thread more than it computes with, since the same threads answer other workers,
+    so two kernels may run at once. They share the device, and each is given its share of the time.
+
+    Args:
+      metadata: with step statistics and partition graphs.
+      owner: operator of a kernel's name, or None.
+    """
+    ops = {node.name: node.op for graph in metadata.partition_graphs for node in graph.node}
+    found: dict[str, DeviceStep] = {}
+    for stats in metadata.step_stats.dev_stats:
+        spans: list[tuple[int, int, int]] = []
+        for node in stats.node_stats:
+            name = node.node_name.partition(":")[0]
+            op = ops.get(name)
+            known = owner(name)
+            if op in _NO_KERNELS or (op in _CALLS and known is None) or name.startswith("_"):
+                continue
+            start_ns = node.all_start_nanos + node.op_start_rel_nanos
+            end_ns = node.all_start_nanos + node.op_end_rel_nanos
+            key = UNKNOWN if known is None or op is None else known
+            spans.append((start_ns, max(start_ns, end_ns), key))
+        step = found.setdefault(stats.device, DeviceStep({}, {}))
+        for (_, _, key), share_ns in zip(spans, shared_ns(spans), strict=True):
+            step.kernel_ns[key] = step.kernel_ns.get(key, 0) + round(share_ns)
+            step.kernels[key] = step.kernels.get(key, 0) + 1
+    return found
+
+
+def shared_ns(spans: Sequence[tuple[int, int, int]]) -> list[float]:
+    """What each span has of a device that is shared equally by the spans of every moment.
+
+    Args:
+      spans: (start, end, anything), in nanoseconds.
+    """
+    moments = sorted({moment for start, end, _ in spans for moment in (start, end)})
+    number = {moment: i for i, moment in enumerate(moments)}
+    change = [0] * (len(moments) + 1)
+    for start, end, _ in spans:
+        change[number[start]] += 1
+        change[number[end]] -= 1
+    portions = [0.0]
+    active = 0
+    for i, (moment, later) in enumerate(itertools.pairwise(moments)):
+        active += change[i]
+        portions.append(portions[-1] + (later - moment) / max(1, active))
+    return [portions[number[end]] - portions[number[start]] for start, end, _ in spans]
+
+
+@dataclass(frozen=True, slots=True)
+class Allocated:
+    """Bytes that a device's allocator gave out in one step."""
+
+    peak_bytes: int
+    """The most at one time: weights, tensors and scratch space."""
+    scratch_bytes: int
+    """The most that one kernel took and gave back before it was done."""
+
+
+def allocated(metadata: Any, device: str) -> Allocated:
+    """What the runtime allocated on a device in a traced step; zeros if it kept no record."""
+    found = [
+        (memory.allocator_bytes_in_use, memory.peak_bytes - memory.live_bytes)
+        for stats in metadata.step_stats.dev_stats
+        if stats.device == device
+        for node in stats.node_stats
+        for memory in node.memory
+    ]
+    return Allocated(
+        max((in_use for in_use, _ in found), default=0),
+        max((scratch for _, scratch in found), default=0),
+    )

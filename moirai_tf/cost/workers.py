@@ -1,0 +1,205 @@
+"""Times operators on TensorFlow servers: each device runs the model, or pieces of it, in a Session.
+
+Steps without a trace and traced ones take turns. The traced ones tell how the time is shared among
+operators; the untraced ones tell how long a step takes. What a step takes beyond its fixed cost
+(see `steps`) and its kernels is the executor's work for every kernel, and is shared evenly among
+them; if kernels add up to more than the step, as under a trace they can, all are scaled down.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from moirai_tf.cluster import Cluster
+from moirai_tf.cost.inputs import Array
+from moirai_tf.cost.layouts import Layout, layouts
+from moirai_tf.cost.measure import fill_variables, runs_of
+from moirai_tf.cost.names import KernelNames
+from moirai_tf.cost.step_stats import Allocated, DeviceStep, allocated, device_steps
+from moirai_tf.cost.table import MeasuredLink, Measurement, StepCost
+from moirai_tf.cost.xplane import UNKNOWN
+from moirai_tf.graph.graph import Graph
+from moirai_tf.model.load import load_in_session
+from moirai_tf.model.saved_model import SavedModel
+from moirai_tf.rewrite.make_plan import transfers_of
+from moirai_tf.runtime.placed import write_placed
+from moirai_tf.runtime.session import open_session
+
+_KEPT = 0.5
+"""Part of the traced steps that counts: those whose kernels' total is nearest the median."""
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """What one layout showed of its device."""
+
+    kernel_ns: Mapping[int, float]
+    kernels: Mapping[int, float]
+    latency_ns: float
+    step_ns: float
+    spread: float
+    memory: Allocated
+    repeats: int
+
+
+def measure_device(
+    model: SavedModel,
+    graph: Graph,
+    cluster: Cluster,
+    device: str,
+    inputs: Mapping[str, Array],
+    step_cost: StepCost,
+    links: Sequence[MeasuredLink],
+    *,
+    repeats: int,
+    warmup: int,
+) -> tuple[list[int], Measurement]:
+    """Times every operator on one device of a cluster of servers.
+
+    Times are means over the middle half of the traced steps, not medians of each operator: on a
+    device under a CPU quota most runs of a short kernel are undisturbed and a few wait for the next
+    period, so that medians would add up to less than a step.
+
+    Returns:
+      Nanoseconds of each operator of the graph, and what the profile says of itself.
+
+    Raises:
+      MoiraiError: a worker is missing or dies, or the model cannot run there.
+    """
+    shown = layouts(graph, cluster, device)
+    traced = [
+        _run(model, graph, cluster, layout, inputs, repeats=repeats, warmup=warmup)
+        for layout in shown
+    ]
+    fixed_ns = step_cost.total_ns(cluster.client, [device])
+    return _calibrated(graph, shown, traced, fixed_ns, _moved_ns(graph, cluster, shown[0], links))
+
+
+def _run(
+    model: SavedModel,
+    graph: Graph,
+    cluster: Cluster,
+    layout: Layout,
+    inputs: Mapping[str, Array],
+    *,
+    repeats: int,
+    warmup: int,
+) -> _Traced:
+    """Runs one layout, untraced and traced in turn."""
+    feeds, fetches = runs_of(model, graph, inputs)
+    owner = KernelNames(graph).owner
+    steps: list[DeviceStep] = []
+    latencies, durations = [], []
+    memory: list[Allocated] = []
+    with tempfile.TemporaryDirectory(prefix="moirai_profile_") as work:
+        placed = Path(work) / "placed"
+        write_placed(model, graph, cluster, layout.placement, placed)
+        with open_session(cluster) as opened:
+            with opened.named_failures():
+                load_in_session(placed, opened.session, graph.tags)
+                fill_variables(opened.session, graph)
+            step = opened.callable(fetches, feeds)
+            for number in range(warmup + repeats):
+                start = time.perf_counter_ns()
+                step(*inputs.values())
+                middle = time.perf_counter_ns()
+                _, metadata = opened.run(fetches, dict(zip(feeds, inputs.values(), strict=True)),
+                                         trace=True)  # fmt: skip
+                end = time.perf_counter_ns()
+                if number >= warmup:
+                    latencies.append(middle - start)
+                    durations.append(end - middle)
+                    steps.append(
+                        device_steps(metadata, owner).get(layout.device, DeviceStep({}, {}))
+                    )
+                    memory.append(allocated(metadata, layout.device))
+    low, _, high = np.percentile(latencies, (25, 50, 75))
+    kept = _middle_half(steps)
+    return _Traced(
+        kernel_ns=_means([step.kernel_ns for step in kept]),
+        kernels=_means([step.kernels for step in kept]),
+        latency_ns=float(np.median(latencies)),
+        step_ns=float(np.median(durations)),
+        spread=float((high - low) / np.median(latencies)),
+        memory=_most(memory),
+        repeats=repeats,
+    )
+
+
+def _most(found: Sequence[Allocated]) -> Allocated:
+    return Allocated(
+        max(memory.peak_bytes for memory in found), max(memory.scratch_bytes for memory in found)
+    )
+
+
+def _middle_half(steps: Sequence[DeviceStep]) -> list[DeviceStep]:
+    totals = np.array([step.total_ns for step in steps])
+    order = np.argsort(np.abs(totals - np.median(totals)), kind="stable")
+    return [steps[i] for i in order[: max(1, round(_KEPT * len(steps)))]]
+
+
+def _means(rows: Sequence[Mapping[int, int]]) -> dict[int, float]:
+    sums: dict[int, float] = {}
+    for row in rows:
+        for key, value in row.items():
+            sums[key] = sums.get(key, 0.0) + value / len(rows)
+    return sums
+
+
+def _moved_ns(graph: Graph, cluster: Cluster, layout: Layout, links: Sequence[MeasuredLink]) -> int:
+    """Time in transfers, one after the other: feeds on their way to the device, results back."""
+    known = (*cluster.links, *(measured.link for measured in links))
+    by_pair = {(link.source, link.target): link for link in known}
+    return sum(
+        by_pair[transfer.source, transfer.target].transfer_ns(transfer.nbytes)
+        for transfer in transfers_of(graph, layout.placement)
+    )
+
+
+def _calibrated(
+    graph: Graph,
+    shown: Sequence[Layout],
+    traced: Sequence[_Traced],
+    fixed_ns: int,
+    moved_ns: int,
+) -> tuple[list[int], Measurement]:
+    """Times that add up to the untraced step, where the device ran everything."""
+    times, kernels = np.zeros(len(graph)), np.zeros(len(graph))
+    for layout, found in zip(shown, traced, strict=True):
+        for owner, kernel_ns in found.kernel_ns.items():
+            if owner != UNKNOWN and layout.placement[graph.operators[owner].name] == layout.device:
+                times[owner] = kernel_ns
+                kernels[owner] = found.kernels[owner]
+    attributed_ns = float(times.sum())
+    latency_ns = sum(found.latency_ns for found in traced)
+    unknown_ns = sum(found.kernel_ns.get(UNKNOWN, 0.0) for found in traced)
+    scale, dispatch_ns = 1.0, 0.0
+    if shown[0].whole and attributed_ns:
+        left_ns = latency_ns - fixed_ns - moved_ns - attributed_ns
+        if left_ns >= 0:
+            dispatch_ns = left_ns / float(kernels.sum())
+        else:
+            scale = max(0.5, 1 + left_ns / attributed_ns)
+    memory = _most([found.memory for found in traced])
+    final = times * scale + kernels * dispatch_ns
+    return [round(float(ns)) for ns in final], Measurement(
+        repeats=traced[0].repeats,
+        latency_ns=round(latency_ns),
+        step_ns=round(sum(found.step_ns for found in traced)),
+        attributed_ns=round(attributed_ns),
+        unknown_ns=round(unknown_ns),
+        spread=round(max(found.spread for found in traced), 4),
+        fixed_ns=fixed_ns,
+        moved_ns=moved_ns,
+        dispatch_ns=round(dispatch_ns),
+        scale=round(scale, 4),
+        pieces=len(shown),
+        peak_bytes=memory.peak_bytes,
+        scratch_bytes=memory.scratch_bytes,
+    )

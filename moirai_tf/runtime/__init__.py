@@ -1,0 +1,1 @@
+"""Real TensorFlow servers: sessions on them, what they say of themselves, local test clusters."""

@@ -1,0 +1,46 @@
+"""Writes placements that no solver made, such as everything on one device, to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from moirai_tf.cluster import Cluster
+from moirai_tf.graph.graph import Graph
+from moirai_tf.model.output import discard, publish
+from moirai_tf.model.saved_model import SavedModel
+from moirai_tf.rewrite.directory import stage_placed
+from moirai_tf.rewrite.make_plan import transfers_of
+from moirai_tf.rewrite.plan import Plan, PlanDevice
+
+
+def write_placed(
+    model: SavedModel, graph: Graph, cluster: Cluster, placement: Mapping[str, str], output: Path
+) -> Plan:
+    """Writes a copy of a model with a given placement; returns its plan.
+
+    Args:
+      model: the model without a placement.
+      graph: its flat graph.
+      cluster: the devices.
+      placement: operator -> device, for every operator.
+      output: the directory to make.
+
+    Raises:
+      MoiraiError: the output exists, or the placement cannot be written.
+    """
+    plan = Plan(
+        signature=graph.signature,
+        tags=graph.tags,
+        devices=tuple(PlanDevice(d.name, d.type, d.memory_bytes) for d in cluster.devices),
+        client=cluster.client,
+        placement=placement,
+        transfers=transfers_of(graph, placement),
+    )
+    staged, plan = stage_placed(model, graph, plan, output, overwrite=False)
+    try:
+        publish(staged)
+    except BaseException:
+        discard(staged)
+        raise
+    return plan

@@ -1,0 +1,87 @@
+"""Predicted latency: the schedule as it is played plus the step; and peak memory along it."""
+
+from __future__ import annotations
+
+import pytest
+import tensorflow as tf
+
+from moirai_tf.cost import CostTable, Handling, StepCost, predict
+from moirai_tf.cost.memory import peak_memory
+from moirai_tf.cost.table import described_inputs, fingerprint
+from moirai_tf.fusion.coarsen import FuseOptions, coarsen
+from moirai_tf.placement import Device, Operator, Problem, Tensor, simulate
+from tests.cost_cases import imported, saved, spec
+
+CPU, GPU = "/device:CPU:0", "/device:GPU:0"
+WAY = ((0, 3), (3, 0))
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """x (64 floats) -> tanh -> sin -> cos, each output 256 bytes."""
+
+    @tf.function(input_signature=[spec(1, 64)])
+    def call(x):
+        return {"y": tf.cos(tf.sin(tf.tanh(x)))}
+
+    return imported(saved(call, tmp_path_factory.mktemp("chain") / "m"))
+
+
+@pytest.fixture(scope="module")
+def coarse(chain):
+    return coarsen(chain, FuseOptions(coarsen=False), ["CPU"])[0]
+
+
+def problem_of(coarse):
+    """Every operator takes 10 on either of two devices and keeps 256 bytes."""
+    return Problem(
+        "chain",
+        (Device(CPU, None), Device(GPU, None)),
+        tuple(Operator(o.name, (10, 10), 256) for o in coarse.operators),
+        tuple(Tensor(t.producer, t.consumers, WAY) for t in coarse.tensors),
+    )
+
+
+def table_of(graph, **more):
+    inputs = described_inputs(graph)
+    return CostTable(graph.signature, inputs, fingerprint(graph), {}, {}, (), {}, **more)
+
+
+def test_the_parts_of_a_prediction(chain, coarse):
+    # All operators in turn, the last one on the other device after a transfer of 3; the step costs
+    # 70 and 5 more for the other device.
+    problem = problem_of(coarse)
+    schedule = simulate(problem, [0] * (len(coarse) - 1) + [1])
+    table = table_of(chain, step=StepCost(70, {GPU: 5}))
+    found = predict(problem, schedule, coarse, table, CPU)
+    work_ns = 10 * len(coarse) + 3
+    assert (found.planned_ns, found.queued_ns, found.step_ns) == (work_ns, work_ns, 75)
+    assert found.latency_ns(order_kept=True) == found.best_ns == work_ns + 75
+
+
+def test_handling_of_tensors_is_in_it(chain, coarse):
+    # The first operator feeds the rest on the other device; when its tensor can be read at 13 the
+    # device still has 90 - 3 of unpacking to do, which comes before its operators.
+    problem = problem_of(coarse)
+    schedule = simulate(problem, [0] + [1] * (len(coarse) - 1))
+    table = table_of(chain, handling={CPU: Handling(0, 0, 0, 0), GPU: Handling(0, 0, 90, 0)})
+    found = predict(problem, schedule, coarse, table, CPU)
+    assert found.planned_ns == found.queued_ns == 10 + 90 + 10 * (len(coarse) - 1)
+
+
+def test_memory_is_what_is_alive(chain, coarse):
+    # On one device two tensors of 256 bytes are alive at a time: an operator's input and output.
+    problem = problem_of(coarse)
+    schedule = simulate(problem, [0] * len(coarse))
+    here, there = peak_memory(coarse, problem, schedule, table_of(chain))
+    assert here.tensor_bytes == 2 * 256
+    assert (there.total_bytes, here.weight_bytes) == (0, 0)
+    assert here.total_bytes < sum(operator.memory_bytes for operator in problem.operators)
+
+
+def test_a_tensor_lives_on_both_ends_of_its_transfer(chain, coarse):
+    problem = problem_of(coarse)
+    schedule = simulate(problem, [0] * (len(coarse) - 1) + [1])
+    here, there = peak_memory(coarse, problem, schedule, table_of(chain))
+    assert here.tensor_bytes == 2 * 256
+    assert there.tensor_bytes == 256
