@@ -43,6 +43,8 @@ from moirai_tf.verify import VerifyOptions, verify
 
 _LOGGER = logging.getLogger(__name__)
 
+LEAST_GAIN = 0.03
+"""Predicted gain from which measured costs are good enough to leave the best single device."""
 AUTO, PLANNED, RUNTIME = "auto", "planned", "runtime"
 LEAST_ORDER_GAIN = 0.01
 """Predicted gain from which `auto` keeps the planned order: what a prediction may well be off."""
@@ -155,12 +157,14 @@ class Place(SolveOptions, Pass):
         if result.single_schedule is None:
             return result, prediction, None
         alone = predict(problem, result.single_schedule, coarse, costs, client)
-        if self.objective != LATENCY or prediction.best_ns <= alone.best_ns:
+        least_ns = alone.best_ns * (LEAST_GAIN if costs.step.client_ns else 0.0)
+        same = result.schedule == result.single_schedule
+        if same or self.objective != LATENCY or prediction.best_ns + least_ns <= alone.best_ns:
             return result, prediction, alone
         note = (
-            f"one device is best: several would save "
-            f"{milliseconds(alone.planned_ns - prediction.planned_ns)} of work, but a step with "
-            f"them costs {milliseconds(prediction.step_ns - alone.step_ns)} more"
+            f"one device is best: with several a step is predicted to take "
+            f"{milliseconds(prediction.best_ns)}, with it {milliseconds(alone.best_ns)}, and less "
+            f"than {LEAST_GAIN:.0%} is no gain to count on"
         )
         kept = replace(
             result,

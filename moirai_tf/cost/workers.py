@@ -1,16 +1,17 @@
 """Times operators on TensorFlow servers: each device runs the model, or pieces of it, in a Session.
 
-Steps without a trace and traced ones take turns. The traced ones tell how the time is shared among
-operators; the untraced ones tell how long a step takes. What a step takes beyond its fixed cost
-(see `steps`) and its kernels is the executor's work for every kernel, and is shared evenly among
-them; if kernels add up to more than the step, as under a trace they can, all are scaled down.
+Untraced steps, in TensorFlow's own order, tell how long a step takes. Traced ones, in which control
+edges let one operator run at a time, tell how the time is shared among them. What a step takes
+beyond its fixed cost (see `steps`) and its kernels is the executor's work for every kernel, and is
+shared evenly among them; if kernels add up to more than the step, all are scaled down.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +25,15 @@ from moirai_tf.cost.names import KernelNames
 from moirai_tf.cost.step_stats import Allocated, DeviceStep, allocated, device_steps
 from moirai_tf.cost.table import MeasuredLink, Measurement, StepCost
 from moirai_tf.cost.xplane import UNKNOWN
+from moirai_tf.fusion.coarse import CoarseGraph
+from moirai_tf.fusion.coarsen import FuseOptions, coarsen
 from moirai_tf.graph.graph import Graph
 from moirai_tf.model.load import load_in_session
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.rewrite.make_plan import transfers_of
+from moirai_tf.rewrite.order import plan_order
 from moirai_tf.runtime.placed import write_placed
-from moirai_tf.runtime.session import open_session
+from moirai_tf.runtime.session import ClusterSession, open_session
 
 _KEPT = 0.5
 """Part of the traced steps that counts: those whose kernels' total is nearest the median."""
@@ -73,63 +77,89 @@ def measure_device(
       MoiraiError: a worker is missing or dies, or the model cannot run there.
     """
     shown = layouts(graph, cluster, device)
-    traced = [
-        _run(model, graph, cluster, layout, inputs, repeats=repeats, warmup=warmup)
-        for layout in shown
-    ]
+    types = sorted({known.type for known in cluster.devices})
+    coarse, _ = coarsen(graph, FuseOptions(), types)
+    subject = _Subject(model, graph, coarse, cluster, inputs, repeats, warmup)
+    traced = [subject.show(layout) for layout in shown]
     fixed_ns = step_cost.total_ns(cluster.client, [device])
     return _calibrated(graph, shown, traced, fixed_ns, _moved_ns(graph, cluster, shown[0], links))
 
 
-def _run(
-    model: SavedModel,
-    graph: Graph,
-    cluster: Cluster,
-    layout: Layout,
-    inputs: Mapping[str, Array],
-    *,
-    repeats: int,
-    warmup: int,
-) -> _Traced:
-    """Runs one layout, untraced and traced in turn."""
-    feeds, fetches = runs_of(model, graph, inputs)
-    owner = KernelNames(graph).owner
-    steps: list[DeviceStep] = []
-    latencies, durations = [], []
-    memory: list[Allocated] = []
-    with tempfile.TemporaryDirectory(prefix="moirai_profile_") as work:
-        placed = Path(work) / "placed"
-        write_placed(model, graph, cluster, layout.placement, placed)
-        with open_session(cluster) as opened:
+@dataclass(frozen=True)
+class _Subject:
+    """What is run on which devices."""
+
+    model: SavedModel
+    graph: Graph
+    coarse: CoarseGraph
+    cluster: Cluster
+    inputs: Mapping[str, Array]
+    repeats: int
+    warmup: int
+
+    def show(self, layout: Layout) -> _Traced:
+        """Runs one layout untraced, as TensorFlow orders it, then traced, one kernel at a time."""
+        with tempfile.TemporaryDirectory(prefix="moirai_profile_") as work:
+            free, ordered = Path(work) / "free", Path(work) / "ordered"
+            write_placed(self.model, self.graph, self.cluster, layout.placement, free)
+            write_placed(
+                self.model, self.graph, self.cluster, layout.placement, ordered,
+                plan_order(self.model, self.coarse, [self._in_turn(layout)], layout.placement),
+            )  # fmt: skip
+            latencies = self._latencies(free)
+            return self._traced(ordered, layout.device, latencies)
+
+    def _in_turn(self, layout: Layout) -> list[int]:
+        """The fused operators of the device that is looked at, in topological order."""
+        fine = self.graph.operators
+        return [
+            i
+            for i, fused in enumerate(self.coarse.operators)
+            if all(layout.placement[fine[m].name] == layout.device for m in fused.members)
+        ]
+
+    @contextmanager
+    def _loaded(self, placed: Path) -> Iterator[ClusterSession]:
+        with open_session(self.cluster) as opened:
             with opened.named_failures():
-                load_in_session(placed, opened.session, graph.tags)
-                fill_variables(opened.session, graph)
+                load_in_session(placed, opened.session, self.graph.tags)
+                fill_variables(opened.session, self.graph)
+            yield opened
+
+    def _latencies(self, placed: Path) -> list[int]:
+        feeds, fetches = runs_of(self.model, self.graph, self.inputs)
+        found = []
+        with self._loaded(placed) as opened:
             step = opened.callable(fetches, feeds)
-            for number in range(warmup + repeats):
+            for _ in range(self.warmup + self.repeats):
                 start = time.perf_counter_ns()
-                step(*inputs.values())
-                middle = time.perf_counter_ns()
-                _, metadata = opened.run(fetches, dict(zip(feeds, inputs.values(), strict=True)),
-                                         trace=True)  # fmt: skip
-                end = time.perf_counter_ns()
-                if number >= warmup:
-                    latencies.append(middle - start)
-                    durations.append(end - middle)
-                    steps.append(
-                        device_steps(metadata, owner).get(layout.device, DeviceStep({}, {}))
-                    )
-                    memory.append(allocated(metadata, layout.device))
-    low, _, high = np.percentile(latencies, (25, 50, 75))
-    kept = _middle_half(steps)
-    return _Traced(
-        kernel_ns=_means([step.kernel_ns for step in kept]),
-        kernels=_means([step.kernels for step in kept]),
-        latency_ns=float(np.median(latencies)),
-        step_ns=float(np.median(durations)),
-        spread=float((high - low) / np.median(latencies)),
-        memory=_most(memory),
-        repeats=repeats,
-    )
+                step(*self.inputs.values())
+                found.append(time.perf_counter_ns() - start)
+        return found[self.warmup :]
+
+    def _traced(self, placed: Path, device: str, latencies: Sequence[int]) -> _Traced:
+        feeds, fetches = runs_of(self.model, self.graph, self.inputs)
+        fed = dict(zip(feeds, self.inputs.values(), strict=True))
+        owner = KernelNames(self.graph).owner
+        steps, memory, durations = [], [], []
+        with self._loaded(placed) as opened:
+            for _ in range(self.warmup + self.repeats):
+                start = time.perf_counter_ns()
+                _, metadata = opened.run(fetches, fed, trace=True)
+                durations.append(time.perf_counter_ns() - start)
+                steps.append(device_steps(metadata, owner).get(device, DeviceStep({}, {})))
+                memory.append(allocated(metadata, device))
+        kept = _middle_half(steps[self.warmup :])
+        low, middle, high = np.percentile(latencies, (25, 50, 75))
+        return _Traced(
+            kernel_ns=_means([step.kernel_ns for step in kept]),
+            kernels=_means([step.kernels for step in kept]),
+            latency_ns=float(middle),
+            step_ns=float(np.median(durations[self.warmup :])),
+            spread=float((high - low) / middle),
+            memory=_most(memory[self.warmup :]),
+            repeats=self.repeats,
+        )
 
 
 def _most(found: Sequence[Allocated]) -> Allocated:

@@ -11,11 +11,17 @@ from moirai_tf.model.output import discard, publish
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.rewrite.directory import stage_placed
 from moirai_tf.rewrite.make_plan import transfers_of
+from moirai_tf.rewrite.order import Order
 from moirai_tf.rewrite.plan import Plan, PlanDevice
 
 
 def write_placed(
-    model: SavedModel, graph: Graph, cluster: Cluster, placement: Mapping[str, str], output: Path
+    model: SavedModel,
+    graph: Graph,
+    cluster: Cluster,
+    placement: Mapping[str, str],
+    output: Path,
+    order: Order | None = None,
 ) -> Plan:
     """Writes a copy of a model with a given placement; returns its plan.
 
@@ -25,6 +31,7 @@ def write_placed(
       cluster: the devices.
       placement: operator -> device, for every operator.
       output: the directory to make.
+      order: control edges that keep an order; None leaves it to TensorFlow.
 
     Raises:
       MoiraiError: the output exists, or the placement cannot be written.
@@ -37,7 +44,7 @@ def write_placed(
         placement=placement,
         transfers=transfers_of(graph, placement),
     )
-    staged, plan = stage_placed(model, graph, plan, output, overwrite=False)
+    staged, plan = stage_placed(model, graph, plan, output, overwrite=False, order=order)
     try:
         publish(staged)
     except BaseException:
