@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from moirai_tf.cost import Prediction, ProfileOptions, build_problem, predict, profile
+from moirai_tf.cost import (
+    Prediction,
+    ProfileOptions,
+    build_problem,
+    predict,
+    profile,
+    with_handling,
+)
+from moirai_tf.cost.memory import peak_memory
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.fusion.coarsen import FuseOptions, coarsen
@@ -26,14 +34,17 @@ from moirai_tf.placement import (
     Problem,
     Result,
     SolveOptions,
+    check,
     json_text,
     restrict,
     schedule_to_json,
+    simulate,
     solve,
 )
 from moirai_tf.placement.objective import LATENCY
 from moirai_tf.placement.order import order_gain, planned_orders
 from moirai_tf.placement.problem import CONGESTION_MODES, TRANSFER_MODES
+from moirai_tf.placement.simulate import order_by_start
 from moirai_tf.rewrite.directory import stage_placed, unplaced
 from moirai_tf.rewrite.make_plan import make_plan
 from moirai_tf.rewrite.order import Order, plan_order
@@ -43,7 +54,7 @@ from moirai_tf.verify import VerifyOptions, verify
 
 _LOGGER = logging.getLogger(__name__)
 
-LEAST_GAIN = 0.03
+LEAST_GAIN = 0.05
 """Predicted gain from which measured costs are good enough to leave the best single device."""
 AUTO, PLANNED, RUNTIME = "auto", "planned", "runtime"
 LEAST_ORDER_GAIN = 0.01
@@ -137,12 +148,40 @@ class Place(SolveOptions, Pass):
             congestion=self.congestion,
         )
         problem, result = self.solve(problem, fused_pins(coarse, self.pin))
+        if need(item.costs).handling and self.objective == LATENCY:
+            result = self._moving_less(item, problem, result)
         result, prediction, alone = self._worth_it(item, problem, result)
+        peaks = peak_memory(coarse, problem, need(result.schedule), need(item.costs))
         plan = make_plan(
             need(item.graph), need(item.expansion), item.cluster, problem, need(result.schedule),
-            result_summary(problem, result, prediction, alone),
+            {**result_summary(problem, result, prediction, alone), "peak_bytes": {
+                device.name: peak.total_bytes
+                for device, peak in zip(problem.devices, peaks, strict=True)
+            }},
         )  # fmt: skip
         return replace(item, problem=problem, result=result, plan=plan)
+
+    def _moving_less(self, item: MoiraiItem, problem: Problem, result: Result) -> Result:
+        """The answer, or one that moves less if it is predicted to be faster.
+
+        Its bound is that of the problem, whose transfers do not keep devices from computing.
+        """
+        coarse, costs, client = need(item.coarse), need(item.costs), item.cluster.client
+        other = solve(with_handling(problem, coarse, costs), self, _log_progress).schedule
+        first = need(result.schedule)
+        if other is None or other.assignment == first.assignment:
+            return result
+        played = simulate(problem, other.assignment, order_by_start(problem, other))
+        second = replace(played, lower_bound_ns=result.lower_bound_ns)
+        if check(problem, second):
+            return result
+        faster = [predict(problem, s, coarse, costs, client).best_ns for s in (second, first)]
+        if faster[0] >= faster[1]:
+            return result
+        note = "moves less than the fastest schedule, since moving keeps devices from computing"
+        return replace(
+            result, schedule=second, status=second.status, messages=(note, *result.messages)
+        )
 
     def _worth_it(
         self, item: MoiraiItem, problem: Problem, result: Result

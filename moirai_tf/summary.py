@@ -79,6 +79,8 @@ class Summary:
     """What a client would measure with it."""
     devices: dict[str, dict[str, Any]]
     """Device -> fused operators, compute time and memory."""
+    peak_bytes: dict[str, int]
+    """Device -> the most memory in use at one time, by the schedule."""
     capacities: dict[str, int | None]
     """Device -> memory in bytes that could be used, None if unlimited."""
     transfers: int
@@ -113,6 +115,7 @@ def summarise(item: MoiraiItem) -> Summary:
         single_device=result.single_device,
         single_device_ns=plan.summary["single_device_predicted_ns"],
         devices=plan.summary["devices"],
+        peak_bytes=plan.summary.get("peak_bytes", {}),
         capacities={d.name: d.memory_bytes for d in need(item.problem).devices},
         transfers=len(plan.transfers),
         transfer_bytes=sum(t.nbytes for t in plan.transfers),
@@ -149,9 +152,11 @@ def _device_lines(summary: Summary) -> list[str]:
     for name, row in summary.devices.items():
         capacity = summary.capacities[name]
         of = "" if capacity is None else f" of {megabytes(capacity)}"
+        alive = summary.peak_bytes.get(name)
+        peak = "" if alive is None else f", {megabytes(alive)} at a time"
         lines.append(
             f"{name:<{width}}  {row['operators']:>5} fused operators  "
-            f"{milliseconds(row['compute_ns']):>12}  {megabytes(row['memory_bytes']):>10}{of}"
+            f"{milliseconds(row['compute_ns']):>12}  {megabytes(row['memory_bytes']):>10}{of}{peak}"
         )
     return lines
 

@@ -26,6 +26,7 @@ from moirai_tf.options import options_of
 from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
+from moirai_tf.runtime.identity import check_identity
 from moirai_tf.runtime.session import ClusterSession, open_session
 
 
@@ -151,6 +152,7 @@ def opened(
     feeds, fetches = runs_of(signature.model, signature.graph, inputs)
     with open_session(cluster, timeout_s=timeout_s) as session:
         _check_present(session)
+        check_identity(session)
         with session.named_failures():
             load_in_session(directory, session.session, signature.graph.tags)
             fill_variables(session.session, signature.graph)

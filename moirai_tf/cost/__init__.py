@@ -3,7 +3,7 @@
 from moirai_tf.cost.files import read_table, write_table
 from moirai_tf.cost.inputs import generate_inputs, load_inputs
 from moirai_tf.cost.merge import merged
-from moirai_tf.cost.predict import Prediction, predict
+from moirai_tf.cost.predict import Prediction, predict, with_handling
 from moirai_tf.cost.problem import build_problem
 from moirai_tf.cost.profile import ProfileOptions, profile
 from moirai_tf.cost.table import (
@@ -35,5 +35,6 @@ __all__ = [
     "profile",
     "read_table",
     "table_text",
+    "with_handling",
     "write_table",
 ]

@@ -102,7 +102,10 @@ def _unit(graph: Graph, cluster: Cluster, members: tuple[int, ...]) -> _Unit:
 
 
 def _pieces(units: Sequence[_Unit], device: str, capacity: int) -> list[list[_Unit]]:
-    """Cuts units, in order, into pieces that fit."""
+    """Cuts units, in order, into pieces that take up to half of a device.
+
+    TensorFlow's allocator keeps what it once had, so pieces of earlier runs still count.
+    """
     pieces: list[list[_Unit]] = [[]]
     used = 0
     for unit in units:
@@ -113,7 +116,7 @@ def _pieces(units: Sequence[_Unit], device: str, capacity: int) -> list[list[_Un
                 why="what does not fit a device cannot be timed on it, and never run there",
                 fix="give the device more memory in the cluster file, or leave it out",
             )
-        if used + unit.nbytes > capacity:
+        if used and used + unit.nbytes > capacity // 2:
             pieces.append([])
             used = 0
         pieces[-1].append(unit)

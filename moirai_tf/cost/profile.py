@@ -17,6 +17,7 @@ from moirai_tf.cost.handling import measured_handling
 from moirai_tf.cost.inputs import Array, generate_inputs, load_inputs
 from moirai_tf.cost.measure import measure
 from moirai_tf.cost.merge import merged
+from moirai_tf.cost.pooled import pooled
 from moirai_tf.cost.steps import measured_step_cost
 from moirai_tf.cost.table import (
     ANALYTICAL,
@@ -154,17 +155,15 @@ def _on_servers(
     inputs = _inputs(graph, options)
     facts = worker_facts(cluster)
     step = measured_step_cost(graph, cluster, inputs)
-    found = {}
+    times, profiles = {}, {}
     for device in devices:
-        times, measurement = measure_device(
+        times[device.name], measurement = measure_device(
             model, graph, cluster, device.name, inputs, step, links,
             repeats=options.repeats, warmup=options.warmup,
         )  # fmt: skip
-        found[device.name] = (
-            times,
-            DeviceProfile(device, MEASURE, measurement, facts[device.name]),
-        )
-    return step, found
+        profiles[device.name] = DeviceProfile(device, MEASURE, measurement, facts[device.name])
+    shared = pooled(times, facts)
+    return step, {name: (shared[name], profiles[name]) for name in profiles}
 
 
 def _here_or_computed(

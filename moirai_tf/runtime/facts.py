@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from moirai_tf.cluster import Cluster
+from moirai_tf.runtime.identity import check_identity
 from moirai_tf.runtime.session import ClusterSession, open_session
 
 _MAX_LINES = 4096
@@ -18,9 +19,10 @@ def worker_facts(cluster: Cluster) -> dict[str, dict[str, str]]:
     What cannot be read (another system than Linux) is left out.
 
     Raises:
-      MoiraiError: a worker is missing or dies.
+      MoiraiError: a worker is missing or dies, or is another one than the cluster says.
     """
     with open_session(cluster) as opened:
+        check_identity(opened)
         by_task = {
             task: _facts(opened, task) for task in dict.fromkeys(d.task for d in cluster.devices)
         }
