@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tensorflow as tf
 
@@ -67,6 +69,20 @@ def test_handling_of_tensors_is_in_it(chain, coarse):
     table = table_of(chain, handling={CPU: Handling(0, 0, 0, 0), GPU: Handling(0, 0, 90, 0)})
     found = predict(problem, schedule, coarse, table, CPU)
     assert found.planned_ns == found.queued_ns == 10 + 90 + 10 * (len(coarse) - 1)
+
+
+def test_devices_that_compute_together_slow_down(chain, coarse):
+    # Operators in turn never overlap, so the factor does not count.
+    problem = problem_of(coarse)
+    schedule = simulate(problem, [0] * (len(coarse) - 1) + [1])
+    free = {name: Handling(0, 0, 0, 0) for name in (CPU, GPU)}
+    table = table_of(chain, handling=free, slowdown={CPU: 1.5, GPU: 1.5})
+    work_ns = 10 * len(coarse) + 3
+    assert predict(problem, schedule, coarse, table, CPU).planned_ns == work_ns
+    # Two operators without a tensor between them, 10 each on a device of their own: both 15.
+    apart = replace(problem, operators=problem.operators[:2], tensors=())
+    both = simulate(apart, [0, 1])
+    assert predict(apart, both, coarse, table, CPU).planned_ns == 15
 
 
 def test_memory_is_what_is_alive(chain, coarse):

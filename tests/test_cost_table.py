@@ -57,6 +57,7 @@ def table() -> CostTable:
         links=(MeasuredLink(Link(CPU.name, GPU.name, 5, 10**10), 0.02, ((256, 9), (4096, 20))),),
         step=StepCost(700, {GPU.name: 30}),
         handling={CPU.name: Handling(50, 300, 90, 600)},
+        slowdown={CPU.name: 1.05},
         options={"repeats": "20"},
     )
 
@@ -113,7 +114,8 @@ def test_broken_files(table, tmp_path, path, value, rule):
 
 
 @pytest.mark.parametrize(
-    "key", ["version", "devices", "operators", "fingerprint", "links", "step", "handling"]
+    "key",
+    ["version", "devices", "operators", "fingerprint", "links", "step", "handling", "slowdown"],
 )
 def test_missing_fields(table, tmp_path, key):
     write_table(table, tmp_path / "costs.json")

@@ -92,6 +92,8 @@ def test_links_of_every_pair_and_the_cost_of_a_step(table, workers):
     assert pairs == set(itertools.permutations(names, 2))
     assert table.step.client_ns > 0
     assert list(table.step.device_ns) == names[1:]
+    assert list(table.handling) == list(table.slowdown) == names
+    assert all(1 <= factor < 10 for factor in table.slowdown.values())
 
 
 def test_the_table_knows_the_machines_and_survives_its_file(table, tmp_path):
@@ -115,6 +117,7 @@ def test_a_model_that_does_not_fit_is_timed_in_pieces(model, graph, workers):
     small = replace(workers.cluster, devices=(first, replace(second, memory_bytes=5_000_000)))
     table = profile(model, graph, small, QUICK)
     assert table.devices[1].measurement.pieces > 1
+    assert table.slowdown == {}
     for operator in graph.operators:
         if operator.op == "MatMul":
             assert table.operators[operator.name].time_ns[1] > 0

@@ -42,7 +42,8 @@ def read_table(path: str | Path) -> CostTable:
     if root["schema"].text() != SCHEMA or root["version"].integer() != VERSION:
         raise root["version"].fault(f"this is not version {VERSION} of {SCHEMA}")
     root.only("schema", "version", "signature", "inputs", "fingerprint", "versions", "machine",
-              "options", "devices", "links", "step", "handling", "operators")  # fmt: skip
+              "options", "devices", "links", "step", "handling", "slowdown",
+              "operators")  # fmt: skip
     devices = tuple(_profile(field) for field in root["devices"].elements())
     return CostTable(
         signature=root["signature"].text(),
@@ -55,6 +56,7 @@ def read_table(path: str | Path) -> CostTable:
         links=tuple(_link(field) for field in root["links"].elements()),
         step=_step(root["step"]),
         handling={name: _handling(field) for name, field in root["handling"].items()},
+        slowdown={name: field.number() for name, field in root["slowdown"].items()},
         options=_texts(root["options"]),
     )
 
@@ -73,6 +75,7 @@ def write_table(table: CostTable, path: str | Path) -> None:
         "devices": [_profile_data(profile) for profile in table.devices],
         "links": [_link_data(measured) for measured in table.links],
         "step": {"client_ns": table.step.client_ns, "device_ns": dict(table.step.device_ns)},
+        "slowdown": dict(table.slowdown),
         "handling": {name: dataclasses.asdict(known) for name, known in table.handling.items()},
     }
     rows = (

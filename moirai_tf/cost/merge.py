@@ -39,6 +39,7 @@ def merged(tables: Sequence[CostTable]) -> CostTable:
         links=tuple(links.values()),
         step=_merged_step(tables),
         handling={name: h for table in tables for name, h in table.handling.items()},
+        slowdown={name: f for table in tables for name, f in table.slowdown.items()},
         options=last.options,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from moirai_tf.cost.problem import tensor_bytes
@@ -55,10 +56,36 @@ def predict(
         nbytes = tensor_bytes(coarse.tensors[transfer.tensor])
         return _handling_ns(problem, table, nbytes, transfer.source, transfer.target)
 
-    return Prediction(
-        execution_ns(problem, schedule.assignment, handling, planned_orders(schedule)),
-        execution_ns(problem, schedule.assignment, handling),
-        step_ns,
+    def played_ns(orders: Sequence[Sequence[int]] | None) -> int:
+        alone_ns = execution_ns(problem, schedule.assignment, handling, orders)
+        slower = _slowed(problem, schedule, table, alone_ns)
+        return execution_ns(slower, schedule.assignment, handling, orders)
+
+    return Prediction(played_ns(planned_orders(schedule)), played_ns(None), step_ns)
+
+
+def _slowed(problem: Problem, schedule: Schedule, table: CostTable, makespan_ns: int) -> Problem:
+    """The problem with times that devices take while others compute, as far as they do."""
+    busy: dict[int, int] = {}
+    for placed in schedule.placed:
+        busy[placed.device] = busy.get(placed.device, 0) + placed.finish_ns - placed.start_ns
+    used = sum(busy_ns > 0 for busy_ns in busy.values())
+    if used < 2 or not makespan_ns:
+        return problem
+    overlap = min(1.0, max(0.0, (sum(busy.values()) / makespan_ns - 1) / (used - 1)))
+    factors = [1 + (table.slowdown.get(d.name, 1.0) - 1) * overlap for d in problem.devices]
+    return replace(
+        problem,
+        operators=tuple(
+            replace(
+                operator,
+                compute_ns=tuple(
+                    None if ns is None else round(ns * factor)
+                    for ns, factor in zip(operator.compute_ns, factors, strict=True)
+                ),
+            )
+            for operator in problem.operators
+        ),
     )
 
 

@@ -30,6 +30,7 @@ from moirai_tf.cost.table import (
     described_inputs,
     fingerprint,
 )
+from moirai_tf.cost.together import measured_slowdown
 from moirai_tf.cost.transfers import measured_links
 from moirai_tf.cost.workers import measure_device
 from moirai_tf.errors import MoiraiError
@@ -120,8 +121,9 @@ def _profiled(
     links = measured_links(cluster) if measures_links else ()
     handling = measured_handling(cluster) if measures_links else {}
     step = StepCost()
+    slowdown: dict[str, float] = {}
     if _measures_servers(cluster, options):
-        step, measured = _on_servers(model, graph, cluster, devices, links, options)
+        step, slowdown, measured = _on_servers(model, graph, cluster, devices, links, options)
         for device in devices:
             times, profiles[device.name] = measured[device.name]
             columns[device.name] = _measured_column(graph, device, times)
@@ -138,6 +140,7 @@ def _profiled(
         links=links,
         step=step,
         handling=handling,
+        slowdown=slowdown,
         options={name: str(getattr(options, name)) for name in ("source", "repeats", "warmup",
                                                                 "inputs", "seed", "trip_count")},
     )  # fmt: skip
@@ -150,8 +153,8 @@ def _on_servers(
     devices: Sequence[Device],
     links: Sequence[MeasuredLink],
     options: ProfileOptions,
-) -> tuple[StepCost, dict[str, tuple[list[int], DeviceProfile]]]:
-    """The step's cost, and times of every operator on the devices of servers."""
+) -> tuple[StepCost, dict[str, float], dict[str, tuple[list[int], DeviceProfile]]]:
+    """A step's cost, slow-downs, and times of every operator on the devices of servers."""
     inputs = _inputs(graph, options)
     facts = worker_facts(cluster)
     step = measured_step_cost(graph, cluster, inputs)
@@ -163,7 +166,10 @@ def _on_servers(
         )  # fmt: skip
         profiles[device.name] = DeviceProfile(device, MEASURE, measurement, facts[device.name])
     shared = pooled(times, facts)
-    return step, {name: (shared[name], profiles[name]) for name in profiles}
+    slowdown = measured_slowdown(
+        model, graph, cluster, inputs, repeats=options.repeats, warmup=options.warmup
+    )
+    return step, slowdown, {name: (shared[name], profiles[name]) for name in profiles}
 
 
 def _here_or_computed(

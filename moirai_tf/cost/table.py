@@ -141,6 +141,8 @@ class CostTable:
     """What a step costs beyond operators and transfers; zero where nothing was measured."""
     handling: Mapping[str, Handling] = field(default_factory=dict)
     """Device -> what moving tensors costs its operators; empty where nothing was measured."""
+    slowdown: Mapping[str, float] = field(default_factory=dict)
+    """Device -> factor on its times while all others compute too; 1 where nothing was measured."""
     options: Mapping[str, str] = field(default_factory=dict)
     """How it was profiled."""
 

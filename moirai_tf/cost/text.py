@@ -14,6 +14,10 @@ def table_text(table: CostTable) -> str:
         *(_device_line(profile) for profile in table.devices),
         *(_link_line(measured) for measured in table.links),
         *(_handling_line(name, known) for name, known in table.handling.items()),
+        *(
+            f"{name}  {100 * (factor - 1):.1f} % slower while the others compute"
+            for name, factor in table.slowdown.items()
+        ),
         *_step_lines(table.step),
     ])  # fmt: skip
 
