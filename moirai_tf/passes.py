@@ -54,7 +54,7 @@ from moirai_tf.verify import VerifyOptions, verify
 
 _LOGGER = logging.getLogger(__name__)
 
-LEAST_GAIN = 0.05
+LEAST_GAIN = 0.10
 """Predicted gain from which measured costs are good enough to leave the best single device."""
 AUTO, PLANNED, RUNTIME = "auto", "planned", "runtime"
 LEAST_ORDER_GAIN = 0.01
@@ -279,9 +279,11 @@ class Rewrite(Pass):
             )
         if self.order == RUNTIME or schedule is None or item.coarse is None:
             return None
-        if self.order == AUTO and order_gain(need(item.problem), schedule) <= LEAST_ORDER_GAIN:
-            return None
         orders = planned_orders(schedule)
+        if self.order == AUTO and (
+            len(orders) < 2 or order_gain(need(item.problem), schedule) <= LEAST_ORDER_GAIN
+        ):
+            return None
         return plan_order(need(item.model), item.coarse, orders, need(item.plan).placement)
 
     def _output(self, item: MoiraiItem) -> Path:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from moirai_tf import MoiraiItem, default_pipeline
 from moirai_tf.cost import StepCost
-from moirai_tf.passes import Place
+from moirai_tf.passes import LEAST_GAIN, Place
 from moirai_tf.pipeline import need
 from moirai_tf.rewrite.plan_file import read_plan
 from tests.cost_cases import saved, spec
@@ -71,7 +71,7 @@ def test_one_device_where_a_step_with_two_costs_too_much(item):
 def test_a_gain_below_what_can_be_measured_is_none(item):
     free = placed_with(item, StepCost()).plan.summary
     gain_ns = free["single_device_ns"] - free["latency_ns"]
-    least_ns = round(0.05 * free["single_device_ns"])
+    least_ns = round(LEAST_GAIN * free["single_device_ns"])
     enough = placed_with(item, StepCost(1, {SECOND: gain_ns - 2 * least_ns}))
     assert used(enough) == {FIRST, SECOND}
     little = placed_with(item, StepCost(1, {SECOND: gain_ns - least_ns // 2}))
