@@ -1,9 +1,9 @@
 """A model that fits on no worker alone, on workers that the kernel holds to their memory.
 
-Dense layers of some hundred megabytes are placed on two workers, each limited to less than the
-model: a worker that took more would be killed. The table shows, per worker, the limit, what the
-plan keeps there (weights and all outputs), what is alive at one time, and what TensorFlow
-allocated.
+Dense layers of some hundred megabytes, profiled on workers without a limit, are placed on two
+workers that are each limited to less than the model: one that took more would be killed. The table
+shows, per worker, the limit, what the plan keeps there (weights and all outputs), what is alive at
+one time, and what TensorFlow allocated.
 
     python -m benchmarks.memory_limit [--layers=24] [--width=2048] [--limit_mb=260]
 """
@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from moirai_tf import MoiraiError, MoiraiItem, default_pipeline
 from moirai_tf.bench import BenchOptions, bench
 from moirai_tf.bench.models import opened, read_placed, read_signature
-from moirai_tf.cost import generate_inputs
+from moirai_tf.cost import generate_inputs, write_table
 from moirai_tf.cost.layouts import alone
 from moirai_tf.cost.memory import peak_memory
 from moirai_tf.cost.step_stats import allocated
@@ -46,11 +46,20 @@ def build(path: Path) -> None:
     model.export(path, format="tf_saved_model", verbose=False)
 
 
+def profile_free(model: Path, work: Path) -> None:
+    """Profiles on equal workers without a limit: memory does not enter the costs."""
+    pipeline = default_pipeline(batch_size=_BATCH, repeats=5, warmup=2).until("profile")
+    with local_cluster([1.0, 1.0]) as workers:
+        item = pipeline.run(MoiraiItem(model, workers.cluster))
+    write_table(need(item.costs), work / "costs.json")
+
+
 def placed_row(model: Path, work: Path, workers: LocalCluster) -> None:
     """Places, verifies and runs the model; prints a row per worker and the latency."""
     pipeline = default_pipeline(
-        batch_size=_BATCH, output_dir=str(work / "placed"), repeats=5, warmup=2, time_limit_s=20.0
-    )
+        batch_size=_BATCH, output_dir=str(work / "placed"), costs=str(work / "costs.json"),
+        time_limit_s=20.0,
+    )  # fmt: skip
     item = pipeline.run(MoiraiItem(model, workers.cluster))
     schedule = need(need(item.result).schedule)
     peaks = peak_memory(need(item.coarse), need(item.problem), schedule, need(item.costs))
@@ -97,6 +106,7 @@ def main(_: Sequence[str]) -> None:
         build(work / "model")
         nbytes = sum(f.stat().st_size for f in (work / "model" / "variables").iterdir())
         print(f"weights of {nbytes / 1e6:.1f} MB, workers with {_LIMIT_MB.value} MB each\n")
+        profile_free(work / "model", work)
         with local_cluster([1.0, 1.0], memory_bytes=[limit, limit]) as workers:
             placed_row(work / "model", work, workers)
             alone_row(work / "model", work, workers)

@@ -38,7 +38,7 @@ _CORES = flags.DEFINE_multi_integer(
 _MEMORY = flags.DEFINE_multi_string(
     "memory", None, "capacity of a worker's device, such as '2 GB', or 'unlimited'; once per worker"
 )
-_THREADS = flags.DEFINE_integer("threads", 1, "threads in each of TensorFlow's pools of a worker")
+_THREADS = flags.DEFINE_integer("threads", 1, "threads of a worker within an operator")
 _STARTUP_TIMEOUT_S = flags.DEFINE_float(
     "startup_timeout_s", 120.0, "seconds for all workers to get ready"
 )

@@ -98,7 +98,8 @@ def local_cluster(
       memory_bytes: capacity of each worker's device, None for no limit. The kernel ends a worker
         that takes more. Its process with TensorFlow (300 to 400 MB) lives inside the same limit,
         so the kernel's limit is the capacity + what the worker holds when it is ready + 128 MiB.
-      threads: threads of a worker within an operator; one more runs operators and answers.
+      threads: threads of a worker within an operator; seven more than that run operators, send
+        tensors and answer.
       startup_timeout_s: time for all workers to get ready.
 
     Raises:
