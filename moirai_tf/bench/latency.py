@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from moirai_tf.errors import MoiraiError
+from moirai_tf.runtime.timing import elapsed_ns
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def measure_latencies(
     for number in range(warmup + repeats):
         generator.shuffle(order)
         for name in order:
-            elapsed_ns = _elapsed_ns(runs[name])
+            sample_ns = elapsed_ns(runs[name])
             if number >= warmup:
-                samples[name].append(elapsed_ns)
+                samples[name].append(sample_ns)
     return {name: Latencies(tuple(values)) for name, values in samples.items()}
 
 
@@ -88,9 +88,3 @@ def ratio(one: Latencies, other: Latencies) -> float:
     """
     pairs = zip(one.samples_ns, other.samples_ns, strict=True)
     return float(np.median([first / max(second, 1) for first, second in pairs]))
-
-
-def _elapsed_ns(run: Callable[[], object]) -> int:
-    start = time.perf_counter_ns()
-    run()
-    return time.perf_counter_ns() - start

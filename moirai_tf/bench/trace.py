@@ -114,7 +114,6 @@ def trace_of(
     fused = {member: f.name for f in coarse.operators for member in f.members}
 
     def owner(kernel: str) -> str | None:
-        # What TensorFlow adds where a function begins and ends, such as the body of a loop.
         operator = names.owner(kernel)
         return None if operator is None else fused[operator]
 

@@ -6,16 +6,13 @@ second run takes longer is the price. Each device has one other as its partner.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
 from moirai_tf.cluster import Cluster
 from moirai_tf.cost.table import Handling
 from moirai_tf.runtime.session import ClusterSession, open_session
+from moirai_tf.runtime.timing import medians_ns
 
 _SMALL_BYTES, _LARGE_BYTES = 1 << 12, 1 << 20
 _TENSORS = 6
@@ -55,10 +52,9 @@ def _of_device(opened: ClusterSession, device: str, partner: str) -> Handling:
         for nbytes in (_SMALL_BYTES, _LARGE_BYTES):
             arrived = _sent(source, target, nbytes)
             ways.append(opened.callable([work.op, visit, *arrived], []))
-    samples = [[_ns(way) for way in ways] for _ in range(_WARMUP + _REPEATS)]
-    medians = np.median(samples[_WARMUP:], axis=0)
+    medians = medians_ns(ways, repeats=_REPEATS, warmup=_WARMUP)
     send, receive, send_large, receive_large = (
-        max(0.0, float(medians[way] - medians[0]) / _TENSORS) for way in (1, 3, 2, 4)
+        max(0.0, medians[way] - medians[0]) / _TENSORS for way in (1, 3, 2, 4)
     )
     return Handling(
         send_ns=round(send),
@@ -74,9 +70,3 @@ def _sent(source: str, target: str, nbytes: int) -> list[tf.Operation]:
         tensors = [tf.zeros([nbytes], tf.uint8) for _ in range(_TENSORS)]
     with tf.device(target):
         return [tf.identity(tensor).op for tensor in tensors]
-
-
-def _ns(call: Callable[[], object]) -> int:
-    start = time.perf_counter_ns()
-    call()
-    return time.perf_counter_ns() - start

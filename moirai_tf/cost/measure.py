@@ -15,10 +15,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import Array
 from moirai_tf.cost.names import KernelNames
 from moirai_tf.cost.table import Measurement
@@ -28,6 +30,7 @@ from moirai_tf.graph.graph import Graph
 from moirai_tf.model.load import load_in_session
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.model.validate import tensor_names
+from moirai_tf.runtime.session import ClusterSession, open_session
 
 
 def measure(
@@ -58,6 +61,20 @@ def measure(
         latencies = [_seconds(run) for _ in range(repeats)]
         traced = steps(read_trace(directory), KernelNames(graph).owner)
     return _operator_times(len(graph), traced), _measurement(traced, latencies)
+
+
+@contextmanager
+def loaded(cluster: Cluster, placed: Path, graph: Graph) -> Iterator[ClusterSession]:
+    """A Session on a cluster with a placed model in it.
+
+    Raises:
+      MoiraiError: a worker is missing or dies.
+    """
+    with open_session(cluster) as opened:
+        with opened.named_failures():
+            load_in_session(placed, opened.session, graph.tags)
+            fill_variables(opened.session, graph)
+        yield opened
 
 
 def runs_of(

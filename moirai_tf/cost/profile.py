@@ -32,7 +32,7 @@ from moirai_tf.cost.table import (
 )
 from moirai_tf.cost.together import measured_slowdown
 from moirai_tf.cost.transfers import measured_links
-from moirai_tf.cost.workers import measure_device
+from moirai_tf.cost.workers import measure_devices
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
 from moirai_tf.model.saved_model import SavedModel
@@ -158,13 +158,15 @@ def _on_servers(
     inputs = _inputs(graph, options)
     facts = worker_facts(cluster)
     step = measured_step_cost(graph, cluster, inputs)
-    times, profiles = {}, {}
-    for device in devices:
-        times[device.name], measurement = measure_device(
-            model, graph, cluster, device.name, inputs, step, links,
-            repeats=options.repeats, warmup=options.warmup,
-        )  # fmt: skip
-        profiles[device.name] = DeviceProfile(device, MEASURE, measurement, facts[device.name])
+    measured = measure_devices(
+        model, graph, cluster, [device.name for device in devices], inputs, step, links,
+        repeats=options.repeats, warmup=options.warmup,
+    )  # fmt: skip
+    times = {name: found for name, (found, _) in measured.items()}
+    profiles = {
+        device.name: DeviceProfile(device, MEASURE, measured[device.name][1], facts[device.name])
+        for device in devices
+    }
     shared = pooled(times, facts)
     slowdown = measured_slowdown(
         model, graph, cluster, inputs, repeats=options.repeats, warmup=options.warmup

@@ -6,11 +6,10 @@ with one more operator on another device, which makes its worker take part in th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from moirai_tf.cluster import Cluster
@@ -19,6 +18,7 @@ from moirai_tf.cost.table import StepCost
 from moirai_tf.graph.graph import Graph, TensorSpec
 from moirai_tf.graph.shapes import enum_of
 from moirai_tf.runtime.session import ClusterSession, open_session
+from moirai_tf.runtime.timing import medians_ns
 
 _REPEATS = 25
 _WARMUP = 5
@@ -44,13 +44,13 @@ def measured_step_cost(graph: Graph, cluster: Cluster, inputs: Mapping[str, Arra
         ]
         ways = [opened.callable(fetches, feeds)]
         ways += [_with_one_more(opened, fetches, feeds, name) for name in others]
-        samples = [[_ns(way, inputs) for way in ways] for _ in range(_WARMUP + _REPEATS)]
-    client_ns, *more_ns = np.median(samples[_WARMUP:], axis=0)
+        steps = [partial(way, *inputs.values()) for way in ways]
+        client_ns, *more_ns = medians_ns(steps, repeats=_REPEATS, warmup=_WARMUP)
     own = cluster.device(cluster.client).task
     return StepCost(
-        round(float(client_ns)),
+        round(client_ns),
         {
-            name: 0 if cluster.device(name).task == own else max(0, round(float(ns - client_ns)))
+            name: 0 if cluster.device(name).task == own else max(0, round(ns - client_ns))
             for name, ns in zip(others, more_ns, strict=True)
         },
     )
@@ -75,9 +75,3 @@ def _with_one_more(
     with tf.device(device):
         visit = tf.raw_ops.NoOp()
     return opened.callable([*fetches, visit], feeds)
-
-
-def _ns(way: Callable[..., Any], inputs: Mapping[str, Array]) -> int:
-    start = time.perf_counter_ns()
-    way(*inputs.values())
-    return time.perf_counter_ns() - start

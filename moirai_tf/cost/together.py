@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,11 @@ import numpy as np
 from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import Array
 from moirai_tf.cost.layouts import layouts
-from moirai_tf.cost.measure import fill_variables, runs_of
+from moirai_tf.cost.measure import loaded, runs_of
 from moirai_tf.graph.graph import Graph
-from moirai_tf.model.load import load_in_session
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.runtime.placed import write_placed
-from moirai_tf.runtime.session import open_session
+from moirai_tf.runtime.timing import elapsed_ns
 
 
 def measured_slowdown(
@@ -53,26 +52,19 @@ def measured_slowdown(
         for number, name in enumerate(names):
             placed = Path(work) / str(number)
             write_placed(model, graph, alone[name], shown[name][0].placement, placed)
-            opened = stack.enter_context(open_session(alone[name]))
-            with opened.named_failures():
-                load_in_session(placed, opened.session, graph.tags)
-                fill_variables(opened.session, graph)
+            opened = stack.enter_context(loaded(alone[name], placed, graph))
             feeds, fetches = runs_of(model, graph, inputs)
-            steps.append(_bound(opened.callable(fetches, feeds), inputs))
+            steps.append(partial(opened.callable(fetches, feeds), *inputs.values()))
         for step in steps:
             for _ in range(warmup):
                 step()
-        before = [_median_ns([_ns(step) for _ in range(repeats)]) for step in steps]
+        before = [_median_ns([elapsed_ns(step) for _ in range(repeats)]) for step in steps]
         during = _together(steps, repeats)
-        after = [_median_ns([_ns(step) for _ in range(repeats)]) for step in steps]
+        after = [_median_ns([elapsed_ns(step) for _ in range(repeats)]) for step in steps]
     return {
         name: round(max(1.0, 2 * d / (b + a)), 4)
         for name, b, d, a in zip(names, before, during, after, strict=True)
     }
-
-
-def _bound(call: Callable[..., object], inputs: Mapping[str, Array]) -> Callable[[], object]:
-    return lambda: call(*inputs.values())
 
 
 def _together(steps: Sequence[Callable[[], object]], repeats: int) -> list[float]:
@@ -83,7 +75,7 @@ def _together(steps: Sequence[Callable[[], object]], repeats: int) -> list[float
     def work(number: int) -> None:
         try:
             while not failures and min(map(len, samples)) < repeats:
-                samples[number].append(_ns(steps[number]))
+                samples[number].append(elapsed_ns(steps[number]))
         except BaseException as error:  # raised again in the caller's thread
             failures.append(error)
 
@@ -99,9 +91,3 @@ def _together(steps: Sequence[Callable[[], object]], repeats: int) -> list[float
 
 def _median_ns(samples: Sequence[int]) -> float:
     return float(np.median(samples))
-
-
-def _ns(step: Callable[[], object]) -> int:
-    start = time.perf_counter_ns()
-    step()
-    return time.perf_counter_ns() - start

@@ -8,7 +8,6 @@ round trip of empty tensors too, since the answer is one way of it.
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,6 +17,7 @@ from tensorflow.core.protobuf import config_pb2
 from moirai_tf.cluster import Cluster, Device, Link
 from moirai_tf.cost.table import MeasuredLink
 from moirai_tf.runtime.session import ClusterSession, open_session
+from moirai_tf.runtime.timing import medians_ns
 
 SIZES = (1 << 8, 1 << 14, 1 << 17, 1 << 19, 1 << 20, 1 << 22)
 """Bytes of the tensors that are sent."""
@@ -83,8 +83,7 @@ def _one_way_ns(opened: ClusterSession, source: Device, target: Device) -> list[
     """Time of one transfer of every size."""
     ways = [_chain(opened, nbytes, source.name, target.name) for nbytes in (0, *SIZES)]
     here = [_chain(opened, nbytes, source.name, source.name) for nbytes in (0, *SIZES)]
-    samples = [[_ns(way) for way in (*ways, *here)] for _ in range(_WARMUP + _REPEATS)]
-    medians = np.median(samples[_WARMUP:], axis=0)
+    medians = np.array(medians_ns([*ways, *here], repeats=_REPEATS, warmup=_WARMUP))
     trips = (medians[: len(ways)] - medians[len(ways) :]) / _TRIPS
     return [max(0.0, float(ns)) for ns in trips[1:] - trips[0] / 2]
 
@@ -101,9 +100,3 @@ def _chain(opened: ClusterSession, nbytes: int, source: str, target: str) -> Cal
         with tf.device(source), tf.control_dependencies([arrived]):
             sent = tf.identity(data)
     return opened.callable([sent.op], [])
-
-
-def _ns(call: Callable[[], object]) -> int:
-    start = time.perf_counter_ns()
-    call()
-    return time.perf_counter_ns() - start

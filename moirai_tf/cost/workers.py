@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import Array
 from moirai_tf.cost.layouts import Layout, layouts
-from moirai_tf.cost.measure import fill_variables, runs_of
+from moirai_tf.cost.measure import loaded, runs_of
 from moirai_tf.cost.names import KernelNames
 from moirai_tf.cost.step_stats import Allocated, DeviceStep, allocated, device_steps
 from moirai_tf.cost.table import MeasuredLink, Measurement, StepCost
@@ -28,12 +28,11 @@ from moirai_tf.cost.xplane import UNKNOWN
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.fusion.coarsen import FuseOptions, coarsen
 from moirai_tf.graph.graph import Graph
-from moirai_tf.model.load import load_in_session
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.rewrite.make_plan import transfers_of
 from moirai_tf.rewrite.order import plan_order
 from moirai_tf.runtime.placed import write_placed
-from moirai_tf.runtime.session import ClusterSession, open_session
+from moirai_tf.runtime.timing import elapsed_ns
 
 _KEPT = 0.5
 """Part of the traced steps that counts: those whose kernels' total is nearest the median."""
@@ -52,37 +51,41 @@ class _Traced:
     repeats: int
 
 
-def measure_device(
+def measure_devices(
     model: SavedModel,
     graph: Graph,
     cluster: Cluster,
-    device: str,
+    devices: Sequence[str],
     inputs: Mapping[str, Array],
     step_cost: StepCost,
     links: Sequence[MeasuredLink],
     *,
     repeats: int,
     warmup: int,
-) -> tuple[list[int], Measurement]:
-    """Times every operator on one device of a cluster of servers.
+) -> dict[str, tuple[list[int], Measurement]]:
+    """Times every operator on devices of a cluster of servers, one device after the other.
 
     Times are means over the middle half of the traced steps, not medians of each operator: on a
     device under a CPU quota most runs of a short kernel are undisturbed and a few wait for the next
     period, so that medians would add up to less than a step.
 
     Returns:
-      Nanoseconds of each operator of the graph, and what the profile says of itself.
+      Device -> nanoseconds of each operator of the graph, and what the profile says of itself.
 
     Raises:
       MoiraiError: a worker is missing or dies, or the model cannot run there.
     """
-    shown = layouts(graph, cluster, device)
     types = sorted({known.type for known in cluster.devices})
     coarse, _ = coarsen(graph, FuseOptions(), types)
     subject = _Subject(model, graph, coarse, cluster, inputs, repeats, warmup)
-    traced = [subject.show(layout) for layout in shown]
-    fixed_ns = step_cost.total_ns(cluster.client, [device])
-    return _calibrated(graph, shown, traced, fixed_ns, _moved_ns(graph, cluster, shown[0], links))
+    found = {}
+    for device in devices:
+        shown = layouts(graph, cluster, device)
+        traced = [subject.show(layout) for layout in shown]
+        fixed_ns = step_cost.total_ns(cluster.client, [device])
+        moved_ns = _moved_ns(graph, cluster, shown[0], links)
+        found[device] = _calibrated(graph, shown, traced, fixed_ns, moved_ns)
+    return found
 
 
 @dataclass(frozen=True)
@@ -118,23 +121,12 @@ class _Subject:
             if all(layout.placement[fine[m].name] == layout.device for m in fused.members)
         ]
 
-    @contextmanager
-    def _loaded(self, placed: Path) -> Iterator[ClusterSession]:
-        with open_session(self.cluster) as opened:
-            with opened.named_failures():
-                load_in_session(placed, opened.session, self.graph.tags)
-                fill_variables(opened.session, self.graph)
-            yield opened
-
     def _latencies(self, placed: Path) -> list[int]:
         feeds, fetches = runs_of(self.model, self.graph, self.inputs)
-        found = []
-        with self._loaded(placed) as opened:
+        with loaded(self.cluster, placed, self.graph) as opened:
             step = opened.callable(fetches, feeds)
-            for _ in range(self.warmup + self.repeats):
-                start = time.perf_counter_ns()
-                step(*self.inputs.values())
-                found.append(time.perf_counter_ns() - start)
+            bound = partial(step, *self.inputs.values())
+            found = [elapsed_ns(bound) for _ in range(self.warmup + self.repeats)]
         return found[self.warmup :]
 
     def _traced(self, placed: Path, device: str, latencies: Sequence[int]) -> _Traced:
@@ -142,7 +134,7 @@ class _Subject:
         fed = dict(zip(feeds, self.inputs.values(), strict=True))
         owner = KernelNames(self.graph).owner
         steps, memory, durations = [], [], []
-        with self._loaded(placed) as opened:
+        with loaded(self.cluster, placed, self.graph) as opened:
             for _ in range(self.warmup + self.repeats):
                 start = time.perf_counter_ns()
                 _, metadata = opened.run(fetches, fed, trace=True)

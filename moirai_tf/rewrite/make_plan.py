@@ -27,6 +27,16 @@ def make_plan(
         for operator, placed in zip(problem.operators, schedule.placed, strict=True)
     }
     placement = expansion.expand(chosen)
+    return plan_of(graph, cluster, placement, summary)
+
+
+def plan_of(
+    graph: Graph,
+    cluster: Cluster,
+    placement: Mapping[str, str],
+    summary: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The plan of a placement of every operator."""
     return Plan(
         signature=graph.signature,
         tags=graph.tags,
@@ -34,7 +44,7 @@ def make_plan(
         client=cluster.client,
         placement=placement,
         transfers=transfers_of(graph, placement),
-        summary=summary,
+        summary=summary or {},
     )
 
 

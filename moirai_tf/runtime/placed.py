@@ -10,9 +10,9 @@ from moirai_tf.graph.graph import Graph
 from moirai_tf.model.output import discard, publish
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.rewrite.directory import stage_placed
-from moirai_tf.rewrite.make_plan import transfers_of
+from moirai_tf.rewrite.make_plan import plan_of
 from moirai_tf.rewrite.order import Order
-from moirai_tf.rewrite.plan import Plan, PlanDevice
+from moirai_tf.rewrite.plan import Plan
 
 
 def write_placed(
@@ -36,14 +36,7 @@ def write_placed(
     Raises:
       MoiraiError: the output exists, or the placement cannot be written.
     """
-    plan = Plan(
-        signature=graph.signature,
-        tags=graph.tags,
-        devices=tuple(PlanDevice(d.name, d.type, d.memory_bytes) for d in cluster.devices),
-        client=cluster.client,
-        placement=placement,
-        transfers=transfers_of(graph, placement),
-    )
+    plan = plan_of(graph, cluster, placement)
     staged, plan = stage_placed(model, graph, plan, output, overwrite=False, order=order)
     try:
         publish(staged)
