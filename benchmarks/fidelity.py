@@ -2,6 +2,7 @@
 
 Every model is profiled and placed on every cluster, and three plans are measured in turns: the best
 single device, moirai_tf's plan, and a deliberately bad one (runs of operators dealt out in turn).
+Plans of several devices carry their order; the same placements without it are measured too.
 
     python -m benchmarks.fidelity [--models=bert,two_tower] [--clusters=equal,half,four]
         [--repeats=15] [--output=rows.json]
@@ -27,7 +28,9 @@ from moirai_tf.cluster import Cluster
 from moirai_tf.cost import generate_inputs, predict
 from moirai_tf.cost.layouts import alone
 from moirai_tf.pipeline import need
-from moirai_tf.placement import Problem, ready_queue
+from moirai_tf.placement import Problem, Schedule, ready_queue
+from moirai_tf.placement.order import planned_orders
+from moirai_tf.rewrite.order import Order, plan_order
 from moirai_tf.runtime.local_cluster import local_cluster
 from moirai_tf.runtime.placed import write_placed
 
@@ -45,6 +48,8 @@ _BAD_RUN = 12
 _CLEAR = 0.05
 """Predictions that differ by more must be ranked as the measurements are."""
 BEST, SINGLE, BAD = "moirai", "single", "bad"
+FREE = " unordered"
+"""After the name of a plan: its placement in the order of TensorFlow's executor."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,7 @@ def rows(name: str, known: ClusterModel, model: Path, kind: str, cluster: Cluste
             time_limit_s=_TIME_LIMIT_S.value,
         ).without("verify")
         item = pipeline.run(MoiraiItem(model, cluster))
-        predicted = _other_plans(item, cluster, work)
-        predicted[BEST] = need(item.plan).summary["predicted_ns"]
+        predicted = _written(item, cluster, work)
         placed = read_placed([work / BEST])
         signature = read_signature(model, placed)
         inputs = generate_inputs(signature.graph)
@@ -115,7 +119,7 @@ def rows(name: str, known: ClusterModel, model: Path, kind: str, cluster: Cluste
             model=name,
             cluster=kind,
             plan=plan,
-            devices={SINGLE: 1, BEST: used}.get(plan, len(cluster.devices)),
+            devices={SINGLE: 1, BAD: len(cluster.devices)}.get(plan.removesuffix(FREE), used),
             status=str(summary["status"]) if plan == BEST else "",
             predicted_ns=predicted[plan],
             measured_ns=found[plan].median_ns,
@@ -127,24 +131,36 @@ def rows(name: str, known: ClusterModel, model: Path, kind: str, cluster: Cluste
     ]
 
 
-def _other_plans(item: MoiraiItem, cluster: Cluster, work: Path) -> dict[str, int]:
-    """Writes the best single device and the bad plan; returns what is predicted of them."""
-    problem, result, graph = need(item.problem), need(item.result), need(item.graph)
-    coarse, costs = need(item.coarse), need(item.costs)
-    single = need(result.single_schedule)
+def _written(item: MoiraiItem, cluster: Cluster, work: Path) -> dict[str, int]:
+    """Writes the plans beside moirai_tf's; returns what is predicted of all of them."""
+    problem, result, coarse = need(item.problem), need(item.result), need(item.coarse)
+    model, graph, plan = need(item.model), need(item.graph), need(item.plan)
     bad = ready_queue(problem, bad_assignment(problem))
     names = [device.name for device in cluster.devices]
     chosen = {o.name: names[p.device] for o, p in zip(problem.operators, bad.placed, strict=True)}
-    placements = {
-        SINGLE: alone(graph, cluster, need(result.single_device)),
-        BAD: need(item.expansion).expand(chosen),
+    dealt = need(item.expansion).expand(chosen)
+    order = plan_order(model, coarse, planned_orders(bad), dealt)
+
+    def predicted(schedule: Schedule, *, order_kept: bool) -> int:
+        found = predict(problem, schedule, coarse, need(item.costs), cluster.client)
+        return found.latency_ns(order_kept=order_kept)
+
+    def write(name: str, placement: Mapping[str, str], order: Order | None = None) -> None:
+        write_placed(model, graph, cluster, placement, work / name, order)
+
+    write(SINGLE, alone(graph, cluster, need(result.single_device)))
+    write(BAD, dealt, order)
+    write(BAD + FREE, dealt)
+    found = {
+        BEST: plan.summary["predicted_ns"],
+        SINGLE: predicted(need(result.single_schedule), order_kept=False),
+        BAD: predicted(bad, order_kept=True),
+        BAD + FREE: predicted(bad, order_kept=False),
     }
-    for plan, placement in placements.items():
-        write_placed(need(item.model), graph, cluster, placement, work / plan)
-    return {
-        plan: predict(problem, schedule, coarse, costs, cluster.client).latency_ns(order_kept=False)
-        for plan, schedule in ((SINGLE, single), (BAD, bad))
-    }
+    if plan.order:
+        write(BEST + FREE, plan.placement)
+        found[BEST + FREE] = predicted(need(result.schedule), order_kept=False)
+    return found
 
 
 def ranking(found: Sequence[Row]) -> tuple[int, int]:
@@ -170,17 +186,30 @@ def line(row: Row) -> str:
 
 def summary(found: Sequence[Row]) -> Iterator[str]:
     """What the table says in short."""
-    errors = [abs(row.error) for row in found]
-    agree, total = ranking(found)
-    best = [row for row in found if row.plan == BEST]
+    rows = [row for row in found if not row.plan.endswith(FREE)]
+    errors = [abs(row.error) for row in rows]
+    agree, total = ranking(rows)
+    best = [row for row in rows if row.plan == BEST]
     yield (
-        f"{len(found)} rows: median error {100 * np.median(errors):.1f} %, worst "
+        f"{len(rows)} rows: median error {100 * np.median(errors):.1f} %, worst "
         f"{100 * max(errors):.1f} %; ranking agrees for {agree} of {total} clear pairs; lowest "
         f"speed-up {min(row.speedup for row in best):.2f}"
     )
     for plan in (SINGLE, BEST, BAD):
-        own = [abs(row.error) for row in found if row.plan == plan]
+        own = [abs(row.error) for row in rows if row.plan == plan]
         yield f"{plan}: median error {100 * np.median(own):.1f} %, worst {100 * max(own):.1f} %"
+    by_plan = {(row.model, row.cluster, row.plan): row for row in found}
+    for plan in (BEST, BAD):
+        gains = [
+            row.measured_ns / by_plan[row.model, row.cluster, plan].measured_ns
+            for row in found
+            if row.plan == plan + FREE
+        ]
+        if gains:
+            yield (
+                f"{plan} without its order, {len(gains)} plans: takes {np.median(gains):.2f} x in "
+                f"the median, {min(gains):.2f} x to {max(gains):.2f} x"
+            )
 
 
 def built(work: Path) -> Mapping[str, Path]:

@@ -11,14 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from moirai_tf.cost import (
-    Prediction,
-    ProfileOptions,
-    build_problem,
-    predict,
-    profile,
-    with_handling,
-)
+from moirai_tf.choice import Chooser
+from moirai_tf.cost import ProfileOptions, build_problem, profile
 from moirai_tf.cost.memory import peak_memory
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph
@@ -34,31 +28,24 @@ from moirai_tf.placement import (
     Problem,
     Result,
     SolveOptions,
-    check,
     json_text,
     restrict,
     schedule_to_json,
-    simulate,
     solve,
 )
 from moirai_tf.placement.objective import LATENCY
-from moirai_tf.placement.order import order_gain, planned_orders
+from moirai_tf.placement.order import planned_orders
 from moirai_tf.placement.problem import CONGESTION_MODES, TRANSFER_MODES
-from moirai_tf.placement.simulate import order_by_start
 from moirai_tf.rewrite.directory import stage_placed, unplaced
 from moirai_tf.rewrite.make_plan import make_plan
 from moirai_tf.rewrite.order import Order, plan_order
 from moirai_tf.rewrite.plan import Plan
-from moirai_tf.summary import milliseconds, result_summary
+from moirai_tf.summary import result_summary
 from moirai_tf.verify import VerifyOptions, verify
 
 _LOGGER = logging.getLogger(__name__)
 
-LEAST_GAIN = 0.10
-"""Predicted gain from which measured costs are good enough to leave the best single device."""
 AUTO, PLANNED, RUNTIME = "auto", "planned", "runtime"
-LEAST_ORDER_GAIN = 0.01
-"""Predicted gain from which `auto` keeps the planned order: what a prediction may well be off."""
 
 
 @dataclass(frozen=True)
@@ -147,71 +134,35 @@ class Place(SolveOptions, Pass):
             transfers=self.transfers,
             congestion=self.congestion,
         )
-        problem, result = self.solve(problem, fused_pins(coarse, self.pin))
-        if need(item.costs).handling and self.objective == LATENCY:
-            result = self._moving_less(item, problem, result)
-        result, prediction, alone = self._worth_it(item, problem, result)
-        peaks = peak_memory(coarse, problem, need(result.schedule), need(item.costs))
-        plan = make_plan(
-            need(item.graph), need(item.expansion), item.cluster, problem, need(result.schedule),
-            {**result_summary(problem, result, prediction, alone), "peak_bytes": {
-                device.name: peak.total_bytes
-                for device, peak in zip(problem.devices, peaks, strict=True)
-            }},
-        )  # fmt: skip
-        return replace(item, problem=problem, result=result, plan=plan)
-
-    def _moving_less(self, item: MoiraiItem, problem: Problem, result: Result) -> Result:
-        """The answer, or one that moves less if it is predicted to be faster.
-
-        Its bound is that of the problem, whose transfers do not keep devices from computing.
-        """
-        coarse, costs, client = need(item.coarse), need(item.costs), item.cluster.client
-        other = solve(with_handling(problem, coarse, costs), self, _log_progress).schedule
-        first = need(result.schedule)
-        if other is None or other.assignment == first.assignment:
-            return result
-        played = simulate(problem, other.assignment, order_by_start(problem, other))
-        second = replace(played, lower_bound_ns=result.lower_bound_ns)
-        if check(problem, second):
-            return result
-        faster = [predict(problem, s, coarse, costs, client).best_ns for s in (second, first)]
-        if faster[0] >= faster[1]:
-            return result
-        note = "moves less than the fastest schedule, since moving keeps devices from computing"
-        return replace(
-            result, schedule=second, status=second.status, messages=(note, *result.messages)
-        )
-
-    def _worth_it(
-        self, item: MoiraiItem, problem: Problem, result: Result
-    ) -> tuple[Result, Prediction, Prediction | None]:
-        """The answer and the best single device, predicted; the latter is the answer if it wins.
-
-        The solver weighs operators and transfers; that every worker costs a step something is
-        weighed here.
-        """
-        coarse, costs, client = need(item.coarse), need(item.costs), item.cluster.client
-        prediction = predict(problem, need(result.schedule), coarse, costs, client)
-        if result.single_schedule is None:
-            return result, prediction, None
-        alone = predict(problem, result.single_schedule, coarse, costs, client)
-        least_ns = alone.best_ns * (LEAST_GAIN if costs.step.client_ns else 0.0)
-        same = result.schedule == result.single_schedule
-        if same or self.objective != LATENCY or prediction.best_ns + least_ns <= alone.best_ns:
-            return result, prediction, alone
-        note = (
-            f"one device is best: with several a step is predicted to take "
-            f"{milliseconds(prediction.best_ns)}, with it {milliseconds(alone.best_ns)}, and less "
-            f"than {LEAST_GAIN:.0%} is no gain to count on"
-        )
-        kept = replace(
+        chooser = Chooser(coarse, need(item.costs), item.cluster.client)
+        pins = fused_pins(coarse, self.pin)
+        if self.objective == LATENCY:
+            share = chooser.share_of_time
+            problem, result = self._within(share).solve(problem, pins)
+            result = chooser.fastest(
+                problem,
+                result,
+                lambda other: solve(other, self._within((1 - share) / 2), _log_progress),
+            )
+            result = chooser.worth_it(problem, result)
+        else:
+            problem, result = self.solve(problem, pins)
+        schedule, single = need(result.schedule), result.single_schedule
+        summary = result_summary(
+            problem,
             result,
-            schedule=result.single_schedule,
-            status=result.single_schedule.status,
-            messages=(note, *result.messages),
+            chooser.predicted(problem, schedule),
+            None if single is None else chooser.predicted(problem, single),
         )
-        return kept, alone, alone
+        peaks = peak_memory(coarse, problem, schedule, need(item.costs))
+        summary["peak_bytes"] = {
+            device.name: peak.total_bytes
+            for device, peak in zip(problem.devices, peaks, strict=True)
+        }
+        plan = make_plan(
+            need(item.graph), need(item.expansion), item.cluster, problem, schedule, summary
+        )
+        return replace(item, problem=problem, result=result, plan=plan)
 
     def solve(self, problem: Problem, pins: Sequence[str]) -> tuple[Problem, Result]:
         """Narrows a problem by the user's wishes and solves it.
@@ -231,6 +182,10 @@ class Place(SolveOptions, Pass):
             )
         return problem, result
 
+    def _within(self, share: float) -> Place:
+        """The same with a share of the time."""
+        return replace(self, time_limit_s=self.time_limit_s * share)
+
 
 @dataclass(frozen=True)
 class Rewrite(Pass):
@@ -244,7 +199,7 @@ class Rewrite(Pass):
     order: str = option(
         "auto",
         "whose order a device follows: the planned one, written as control edges, the runtime's, "
-        "or auto: the planned one where it is predicted to be faster",
+        "or auto: the planned one where several devices have work",
         choices=(AUTO, PLANNED, RUNTIME),
     )
 
@@ -280,9 +235,7 @@ class Rewrite(Pass):
         if self.order == RUNTIME or schedule is None or item.coarse is None:
             return None
         orders = planned_orders(schedule)
-        if self.order == AUTO and (
-            len(orders) < 2 or order_gain(need(item.problem), schedule) <= LEAST_ORDER_GAIN
-        ):
+        if self.order == AUTO and len(orders) < 2:
             return None
         return plan_order(need(item.model), item.coarse, orders, need(item.plan).placement)
 

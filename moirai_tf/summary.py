@@ -45,7 +45,9 @@ def result_summary(
         "gap": result.gap,
         "single_device": result.single_device,
         "single_device_ns": result.single_device_ns,
-        "single_device_predicted_ns": None if alone is None else alone.best_ns,
+        "single_device_predicted_ns": (
+            None if alone is None else alone.latency_ns(order_kept=False)
+        ),
         "baselines_ns": dict(result.baselines),
         "devices": devices,
     }

@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 
 from moirai_tf import MoiraiItem, default_pipeline
+from moirai_tf.choice import LEAST_GAIN
 from moirai_tf.cost import StepCost
-from moirai_tf.passes import LEAST_GAIN, Place
+from moirai_tf.passes import Place
 from moirai_tf.pipeline import need
 from moirai_tf.rewrite.plan_file import read_plan
 from tests.cost_cases import saved, spec

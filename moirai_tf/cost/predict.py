@@ -24,11 +24,6 @@ class Prediction:
     step_ns: int
     """The rest: Session, feeds, fetches, and every worker that takes part."""
 
-    @property
-    def best_ns(self) -> int:
-        """The whole, in the better of the two orders."""
-        return self.step_ns + min(self.planned_ns, self.queued_ns)
-
     def latency_ns(self, *, order_kept: bool) -> int:
         """The whole, for a model that does or does not carry the planned order."""
         return self.step_ns + (self.planned_ns if order_kept else self.queued_ns)
