@@ -46,7 +46,7 @@ class BenchOptions:
     """How placed models are measured."""
 
     repeats: int = option(30, "measured rounds; every model runs once per round")
-    warmup: int = option(5, "rounds before the measured ones")
+    warmup: int = option(5, "least calls of every model before the measured rounds")
     single_device: bool = option(True, "also run everything on the best single device")
     inputs: str = option("", ".npz with one array per input; empty: generated inputs")
     seed: int = option(0, "seed of generated inputs and of the order of runs")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moirai_tf.errors import MoiraiError
-from moirai_tf.runtime.timing import elapsed_ns
+from moirai_tf.runtime.timing import elapsed_ns, warm_up
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def measure_latencies(
     Args:
       runs: name -> a call that runs the signature once and returns when its results are here.
       repeats: rounds that count.
-      warmup: rounds before them.
+      warmup: calls of every run before them; more follow while it still gets faster.
       seed: of the orders.
 
     Returns:
@@ -58,12 +58,12 @@ def measure_latencies(
     order = list(runs)
     generator = random.Random(seed)
     samples: dict[str, list[int]] = {name: [] for name in runs}
-    for number in range(warmup + repeats):
+    for run in runs.values():
+        warm_up(run, warmup)
+    for _ in range(repeats):
         generator.shuffle(order)
         for name in order:
-            sample_ns = elapsed_ns(runs[name])
-            if number >= warmup:
-                samples[name].append(sample_ns)
+            samples[name].append(elapsed_ns(runs[name]))
     return {name: Latencies(tuple(values)) for name, values in samples.items()}
 
 

@@ -23,7 +23,7 @@ from moirai_tf.cost.measure import loaded, runs_of
 from moirai_tf.graph.graph import Graph
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.runtime.placed import write_placed
-from moirai_tf.runtime.timing import elapsed_ns
+from moirai_tf.runtime.timing import elapsed_ns, warm_up
 
 
 def measured_slowdown(
@@ -56,8 +56,7 @@ def measured_slowdown(
             feeds, fetches = runs_of(model, graph, inputs)
             steps.append(partial(opened.callable(fetches, feeds), *inputs.values()))
         for step in steps:
-            for _ in range(warmup):
-                step()
+            warm_up(step, warmup)
         before = [_median_ns([elapsed_ns(step) for _ in range(repeats)]) for step in steps]
         during = _together(steps, repeats)
         after = [_median_ns([elapsed_ns(step) for _ in range(repeats)]) for step in steps]

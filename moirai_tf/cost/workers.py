@@ -32,7 +32,7 @@ from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.rewrite.make_plan import transfers_of
 from moirai_tf.rewrite.order import plan_order
 from moirai_tf.runtime.placed import write_placed
-from moirai_tf.runtime.timing import elapsed_ns
+from moirai_tf.runtime.timing import elapsed_ns, warm_up
 
 _KEPT = 0.5
 """Part of the traced steps that counts: those whose kernels' total is nearest the median."""
@@ -126,8 +126,8 @@ class _Subject:
         with loaded(self.cluster, placed, self.graph) as opened:
             step = opened.callable(fetches, feeds)
             bound = partial(step, *self.inputs.values())
-            found = [elapsed_ns(bound) for _ in range(self.warmup + self.repeats)]
-        return found[self.warmup :]
+            warm_up(bound, self.warmup)
+            return [elapsed_ns(bound) for _ in range(self.repeats)]
 
     def _traced(self, placed: Path, device: str, latencies: Sequence[int]) -> _Traced:
         feeds, fetches = runs_of(self.model, self.graph, self.inputs)
