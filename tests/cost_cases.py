@@ -6,6 +6,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from moirai_tf.cost import CostTable
+from moirai_tf.cost.table import described_inputs, fingerprint
 from moirai_tf.graph.graph import Graph
 from moirai_tf.graph.importer import ImportOptions, import_graph
 from moirai_tf.graph.prune import prune
@@ -24,6 +26,22 @@ def saved(function, path: Path, *variables: tf.Variable) -> SavedModel:
 def imported(model: SavedModel, **options) -> Graph:
     """The pruned flat graph of a model."""
     return prune(import_graph(model, ImportOptions(**options)))
+
+
+def tanh_sin_cos(path: Path) -> Graph:
+    """x (64 floats) -> tanh -> sin -> cos, each output 256 bytes."""
+
+    @tf.function(input_signature=[spec(1, 64)])
+    def call(x):
+        return {"y": tf.cos(tf.sin(tf.tanh(x)))}
+
+    return imported(saved(call, path))
+
+
+def table_of(graph: Graph, **costs) -> CostTable:
+    """A cost table without operators, but with what else is given."""
+    inputs = described_inputs(graph)
+    return CostTable(graph.signature, inputs, fingerprint(graph), {}, {}, (), {}, **costs)
 
 
 def index_of(graph: Graph, op: str) -> int:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import tensorflow as tf
 
-from moirai_tf.cost import CostTable, Handling, StepCost, predict
+from moirai_tf.cost import Handling, StepCost, predict
 from moirai_tf.cost.memory import peak_memory
-from moirai_tf.cost.table import described_inputs, fingerprint
 from moirai_tf.fusion.coarsen import FuseOptions, coarsen
 from moirai_tf.placement import Device, Operator, Problem, Tensor, simulate
-from tests.cost_cases import imported, saved, spec
+from tests.cost_cases import table_of, tanh_sin_cos
 
 CPU, GPU = "/device:CPU:0", "/device:GPU:0"
 WAY = ((0, 3), (3, 0))
@@ -20,13 +18,7 @@ WAY = ((0, 3), (3, 0))
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """x (64 floats) -> tanh -> sin -> cos, each output 256 bytes."""
-
-    @tf.function(input_signature=[spec(1, 64)])
-    def call(x):
-        return {"y": tf.cos(tf.sin(tf.tanh(x)))}
-
-    return imported(saved(call, tmp_path_factory.mktemp("chain") / "m"))
+    return tanh_sin_cos(tmp_path_factory.mktemp("chain") / "m")
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +34,6 @@ def problem_of(coarse):
         tuple(Operator(o.name, (10, 10), 256) for o in coarse.operators),
         tuple(Tensor(t.producer, t.consumers, WAY) for t in coarse.tensors),
     )
-
-
-def table_of(graph, **more):
-    inputs = described_inputs(graph)
-    return CostTable(graph.signature, inputs, fingerprint(graph), {}, {}, (), {}, **more)
 
 
 def test_the_parts_of_a_prediction(chain, coarse):

@@ -167,6 +167,35 @@ def test_workers_are_pinned_before_they_have_threads(workers: LocalCluster) -> N
         assert {_status(thread, "Cpus_allowed_list") for thread in threads} == {str(core)}
 
 
+def test_operators_come_after_messages(workers: LocalCluster) -> None:
+    for pid in workers.pids:
+        names = {
+            int(task.name): (task / "comm").read_text().strip()
+            for task in Path(f"/proc/{pid}/task").iterdir()
+        }
+        computing = [thread for thread, name in names.items() if name == "tf_Compute"]
+        assert len(computing) >= 8
+        niceness = {thread: os.getpriority(os.PRIO_PROCESS, thread) for thread in names}
+        assert {niceness[thread] for thread in computing} == {5}
+        receiving = {niceness[thread] for thread in names if thread not in computing}
+        assert 0 in receiving, "only those that a computing thread started are as nice"
+
+
+def test_a_thread_that_is_ready_gets_its_turn_within_a_tick(workers: LocalCluster) -> None:
+    """An idle worker has one thread that goes on waking up, and none that computes."""
+
+    def wakes() -> dict[int, int]:
+        tasks = Path(f"/proc/{workers.pids[0]}/task").iterdir()
+        threads = [int(task.name) for task in tasks]
+        return {thread: int(_status(thread, "voluntary_ctxt_switches")) for thread in threads}
+
+    before = wakes()
+    time.sleep(1.0)
+    after = wakes()
+    often = [thread for thread in before if after.get(thread, 0) - before[thread] > 100]
+    assert len(often) == 1
+
+
 def test_shares_and_capacities_are_limits_of_the_kernel(workers: LocalCluster) -> None:
     if not LIMITED:
         with pytest.raises(MoiraiError, match="cannot be enforced"), local_cluster([0.5]):

@@ -1,10 +1,8 @@
-"""The order that a schedule plans for each device, and what a runtime that drops it loses."""
+"""The order that a schedule plans for each device."""
 
 from __future__ import annotations
 
-from moirai_tf.placement.problem import Problem
 from moirai_tf.placement.schedule import Schedule
-from moirai_tf.placement.simulate import ready_queue
 
 
 def planned_orders(schedule: Schedule) -> tuple[tuple[int, ...], ...]:
@@ -15,14 +13,3 @@ def planned_orders(schedule: Schedule) -> tuple[tuple[int, ...], ...]:
         if placed[operator].finish_ns > placed[operator].start_ns:
             orders.setdefault(placed[operator].device, []).append(operator)
     return tuple(tuple(orders[device]) for device in sorted(orders))
-
-
-def order_gain(problem: Problem, schedule: Schedule) -> float:
-    """How much longer the ready queue takes than the schedule, as a share of the schedule.
-
-    Negative where the queue happens to be faster; 0 for a schedule that takes no time.
-    """
-    if schedule.makespan_ns == 0:
-        return 0.0
-    queued = ready_queue(problem, schedule.assignment)
-    return queued.makespan_ns / schedule.makespan_ns - 1

@@ -6,6 +6,7 @@ pinned.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -64,7 +65,10 @@ def _answer_soon() -> None:
 def _compute_after_messages() -> None:
     """Puts the threads that run operators behind those that receive and send."""
     for thread in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{thread}/comm", encoding="utf-8") as file:
+        with (
+            contextlib.suppress(OSError),  # it has ended meanwhile
+            open(f"/proc/self/task/{thread}/comm", encoding="utf-8") as file,
+        ):
             if file.read().startswith(_COMPUTE_THREADS):
                 os.setpriority(os.PRIO_PROCESS, int(thread), _COMPUTE_NICE)
 

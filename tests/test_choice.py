@@ -1,0 +1,90 @@
+"""Of a few good schedules the one that is predicted to be fastest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from moirai_tf.choice import Chooser
+from moirai_tf.cost import Handling, StepCost
+from moirai_tf.fusion.coarsen import FuseOptions, coarsen
+from moirai_tf.placement import Device, Operator, Problem, SolveOptions, Tensor, check, solve
+from tests.cost_cases import table_of, tanh_sin_cos
+
+CPU, GPU = "/device:CPU:0", "/device:GPU:0"
+OPTIONS = SolveOptions(time_limit_s=5.0)
+FREE = Handling(0, 0, 0, 0)
+DEAR = Handling(0, 0, 90, 0)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    return tanh_sin_cos(tmp_path_factory.mktemp("chain") / "m")
+
+
+@pytest.fixture(scope="module")
+def coarse(chain):
+    return coarsen(chain, FuseOptions(coarsen=False), ["CPU"])[0]
+
+
+@pytest.fixture(scope="module")
+def problem(coarse):
+    """10 for every operator, sin alone takes 3 on the other device; a tensor crosses in 3."""
+    return Problem(
+        "chain",
+        (Device(CPU, None), Device(GPU, None)),
+        tuple(
+            Operator(o.name, (10, 3) if o.name.endswith("Sin") else (10, None), 0)
+            for o in coarse.operators
+        ),
+        tuple(Tensor(t.producer, t.consumers, ((0, 3), (3, 0))) for t in coarse.tensors),
+    )
+
+
+def chosen(chain, coarse, problem, **costs):
+    chooser = Chooser(coarse, table_of(chain, **costs), CPU)
+    first = solve(problem, OPTIONS)
+    return first, chooser.fastest(problem, first, lambda other: solve(other, OPTIONS))
+
+
+def test_moving_that_is_free_is_kept(chain, coarse, problem):
+    # There and back with sin in between: 3 + 3 + 3 = 9, less than the 10 of staying.
+    first, found = chosen(chain, coarse, problem, handling={CPU: FREE, GPU: FREE})
+    assert found is first
+    assert 1 in found.schedule.assignment
+
+
+def test_what_keeps_devices_busy_is_not_moved(chain, coarse, problem):
+    # Unpacking takes each side 90, of which the exact problem knows nothing.
+    first, found = chosen(chain, coarse, problem, handling={CPU: DEAR, GPU: DEAR})
+    assert 1 in first.schedule.assignment
+    assert set(found.schedule.assignment) == {0}
+    assert found.messages[0].startswith("moves less than the fastest schedule")
+    assert found.schedule.lower_bound_ns == first.schedule.lower_bound_ns
+    assert found.status == found.schedule.status == "feasible"
+    assert not check(problem, found.schedule)
+
+
+def test_costs_without_handling_have_one_answer(chain, coarse, problem):
+    first, found = chosen(chain, coarse, problem)
+    assert found is first
+    assert Chooser(coarse, table_of(chain), CPU).share_of_time == 1.0
+
+
+def test_an_answer_that_cannot_be_found_changes_nothing(chain, coarse, problem):
+    chooser = Chooser(coarse, table_of(chain, handling={CPU: DEAR, GPU: DEAR}), CPU)
+    first = solve(problem, OPTIONS)
+    nothing = replace(first, schedule=None, status="infeasible")
+    assert chooser.fastest(problem, first, lambda _: nothing) is first
+
+
+def test_a_worker_that_costs_more_than_it_gains_is_left_out(chain, coarse, problem):
+    # It gains 1; taking part costs 5.
+    first = solve(problem, OPTIONS)
+    chooser = Chooser(coarse, table_of(chain, step=StepCost(0, {GPU: 5})), CPU)
+    kept = chooser.worth_it(problem, first)
+    assert set(kept.schedule.assignment) == {0}
+    assert kept.messages[0].startswith("one device is best")
+    free = Chooser(coarse, table_of(chain), CPU)
+    assert free.worth_it(problem, first) is first
