@@ -6,8 +6,13 @@ import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from moirai_tf.fusion.coarse import CoarseGraph
+    from moirai_tf.graph.graph import Graph
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -35,3 +40,19 @@ def zoo_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return path
 
     return built
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    """The flat graph of three operators in turn, `tests.cost_cases.tanh_sin_cos`."""
+    from tests.cost_cases import tanh_sin_cos
+
+    return tanh_sin_cos(tmp_path_factory.mktemp("chain") / "m")
+
+
+@pytest.fixture(scope="session")
+def coarse(chain: Graph) -> CoarseGraph:
+    """The same, nothing fused."""
+    from moirai_tf.fusion.coarsen import FuseOptions, coarsen
+
+    return coarsen(chain, FuseOptions(coarsen=False), ["CPU"])[0]

@@ -8,24 +8,13 @@ import pytest
 
 from moirai_tf.choice import Chooser
 from moirai_tf.cost import Handling, StepCost
-from moirai_tf.fusion.coarsen import FuseOptions, coarsen
 from moirai_tf.placement import Device, Operator, Problem, SolveOptions, Tensor, check, solve
-from tests.cost_cases import table_of, tanh_sin_cos
+from tests.cost_cases import table_of
 
 CPU, GPU = "/device:CPU:0", "/device:GPU:0"
 OPTIONS = SolveOptions(time_limit_s=5.0)
 FREE = Handling(0, 0, 0, 0)
 DEAR = Handling(0, 0, 90, 0)
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory):
-    return tanh_sin_cos(tmp_path_factory.mktemp("chain") / "m")
-
-
-@pytest.fixture(scope="module")
-def coarse(chain):
-    return coarsen(chain, FuseOptions(coarsen=False), ["CPU"])[0]
 
 
 @pytest.fixture(scope="module")

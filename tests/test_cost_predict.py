@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from moirai_tf.cost import Handling, StepCost, predict
 from moirai_tf.cost.memory import peak_memory
-from moirai_tf.fusion.coarsen import FuseOptions, coarsen
 from moirai_tf.placement import Device, Operator, Problem, Tensor, simulate
-from tests.cost_cases import table_of, tanh_sin_cos
+from tests.cost_cases import table_of
 
 CPU, GPU = "/device:CPU:0", "/device:GPU:0"
 WAY = ((0, 3), (3, 0))
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory):
-    return tanh_sin_cos(tmp_path_factory.mktemp("chain") / "m")
-
-
-@pytest.fixture(scope="module")
-def coarse(chain):
-    return coarsen(chain, FuseOptions(coarsen=False), ["CPU"])[0]
 
 
 def problem_of(coarse):

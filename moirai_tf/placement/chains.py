@@ -15,7 +15,7 @@ def keep_chains(problem: Problem) -> Problem:
     leaves). Every schedule of the answer is one of the problem, not the other way round.
 
     Returns:
-      The problem with more colocation; itself if the chains do not fit its colocation.
+      The problem with more colocation; itself if no chain fits the colocation that it has.
     """
     runnable = problem.runnable
     takes_time = [any(ns for ns in o.compute_ns if ns) for o in problem.operators]
@@ -33,6 +33,8 @@ def keep_chains(problem: Problem) -> Problem:
         allowed[chain] = allowed[chain] & runnable[operator]
         chain_of[operator] = chain
     groups = tuple(tuple(chain) for chain in chains if len(chain) > 1)
+    if not groups:
+        return problem
     chained = replace(problem, colocation=(*problem.colocation, *groups))
     return chained if all(chained.unit_devices) else problem
 
