@@ -169,6 +169,8 @@ def clusters(draw) -> Cluster:
             num_cores=draw(st.none() | st.integers(1, 10**4)),
             memory_bytes_per_s=draw(st.none() | st.integers(1, 10**13)),
             architecture=draw(st.sampled_from(["", "7.5"])),
+            model=draw(st.sampled_from(["", "Tesla T4"])),
+            launch_ns=draw(st.none() | st.integers(0, 10**6)),
         )
         for i, kind in enumerate(["CPU", *kinds])
     )

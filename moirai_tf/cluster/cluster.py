@@ -45,6 +45,10 @@ class Device:
     """Bandwidth between the device and its own memory."""
     architecture: str = ""
     """A GPU's compute capability, such as `7.5`."""
+    model: str = ""
+    """A GPU's name, such as `Tesla V100-SXM2-16GB`; empty if it is not known."""
+    launch_ns: int | None = None
+    """What a GPU's kernel takes however little it does; None for what is usual."""
 
     def __post_init__(self) -> None:
         match = _NAME.fullmatch(self.name)
@@ -65,6 +69,8 @@ class Device:
             value = getattr(self, field)
             if value is not None and value <= 0:
                 raise _fault(field, f"{value} is not positive")
+        if self.launch_ns is not None and self.launch_ns < 0:
+            raise _fault("launch_overhead", f"{self.launch_ns} ns is negative")
 
     @property
     def task(self) -> str:

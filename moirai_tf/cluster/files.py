@@ -25,7 +25,7 @@ _FORMAT = Format(
 )
 _DEVICE_KEYS = (
     "name", "type", "memory", "speed", "address", "frequency_mhz", "num_cores",
-    "memory_bandwidth", "architecture",
+    "memory_bandwidth", "architecture", "model", "launch_overhead",
 )  # fmt: skip
 
 
@@ -106,6 +106,8 @@ def _device(field: Field) -> Device:
         num_cores=_integer(field, "num_cores"),
         memory_bytes_per_s=_optional_quantity(field, "memory_bandwidth", units.BYTES_PER_S),
         architecture=_text(field, "architecture"),
+        model=_text(field, "model"),
+        launch_ns=_optional_quantity(field, "launch_overhead", units.NANOSECONDS),
     )
     return _located(build, field)
 
@@ -183,7 +185,9 @@ def _device_data(device: Device) -> dict[str, Any]:
         data["memory"] = units.show(device.memory_bytes, units.BYTES)
     if device.memory_bytes_per_s is not None:
         data["memory_bandwidth"] = units.show(device.memory_bytes_per_s, units.BYTES_PER_S)
-    for key in ("address", "frequency_mhz", "num_cores", "architecture"):
+    if device.launch_ns is not None:
+        data["launch_overhead"] = units.show(device.launch_ns, units.NANOSECONDS)
+    for key in ("address", "frequency_mhz", "num_cores", "architecture", "model"):
         if getattr(device, key) not in (None, ""):
             data[key] = getattr(device, key)
     return data

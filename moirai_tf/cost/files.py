@@ -103,7 +103,13 @@ def _device(field: Field) -> Device:
     field.only(*_DEVICE_KEYS)
     numbers = {
         key: None if (entry := field.get(key)) is None else entry.integer(least=0)
-        for key in ("memory_bytes", "frequency_mhz", "num_cores", "memory_bytes_per_s")
+        for key in (
+            "memory_bytes",
+            "frequency_mhz",
+            "num_cores",
+            "memory_bytes_per_s",
+            "launch_ns",
+        )
     }
     return Device(
         name=field["name"].text(),
@@ -111,6 +117,7 @@ def _device(field: Field) -> Device:
         speed=field["speed"].number(),
         address=field["address"].text(),
         architecture=field["architecture"].text(),
+        model=field["model"].text() if field.get("model") is not None else "",
         **numbers,
     )
 
