@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MoiraiError(Exception):
     """A rule of moirai_tf was broken by its input, its options or its surroundings.
@@ -18,5 +20,13 @@ class MoiraiError(Exception):
         self.why = why
         self.fix = fix
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self.rule, self.why, self.fix)
+
     def __str__(self) -> str:
         return f"{self.rule}\n  why: {self.why}\n  fix: {self.fix}"
+
+
+def _again(rule: str, why: str, fix: str) -> MoiraiError:
+    """The same error in another process."""
+    return MoiraiError(rule, why=why, fix=fix)

@@ -12,7 +12,6 @@ import pytest
 from moirai_tf.errors import MoiraiError
 from moirai_tf.rewrite.plan import Plan, PlanDevice
 from moirai_tf.verify import Finding, VerifyOptions, VerifyReport, check_report, verify
-from moirai_tf.verify.report import OutputParity, RunProof, report_from_json, report_to_json
 from moirai_tf.verify.stand_in import stand_ins
 from tests.placements import place
 
@@ -92,17 +91,6 @@ def test_devices_that_stand_in() -> None:
     assert stand_ins(remote, gpus=0) == {REMOTE: cpu0, cpu1: cpu1}
     # Feeds and fetches of a process are on its first CPU, so the client must be there.
     assert stand_ins(plan(cpu1, cpu0, cpu1), gpus=0) == {cpu1: cpu0, cpu0: cpu1}
-
-
-def test_reports_survive_the_way_between_processes() -> None:
-    report = VerifyReport(
-        devices=(("/device:GPU:0", "/device:CPU:1"),),
-        outputs=(OutputParity("run", "y", "float32", (2, 3), False, float("inf"), 1e-4),),
-        proofs=(RunProof("run", 5, 4, 3, 2, 1, 1, 0, 0, 6, 0),),
-        notes=("a note",),
-        findings=(Finding("transfer", "one", ("a", "b")), Finding("value", "two", ("y",))),
-    )
-    assert report_from_json(report_to_json(report)) == report
 
 
 def test_the_gravest_finding_comes_first() -> None:

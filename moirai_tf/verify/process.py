@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
-from moirai_tf.cluster import Cluster, read_cluster, write_cluster
+from moirai_tf.cluster import Cluster, read_cluster
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.rewrite.diff import misplaced, unplanned_changes
 from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
+from moirai_tf.runtime.child import Child, without_gpus
 from moirai_tf.runtime.session import check_workers
 from moirai_tf.verify.cluster_run import cluster_of_plan
+from moirai_tf.verify.examine import examine
 from moirai_tf.verify.options import CLUSTER, VerifyOptions, check_verify_options
-from moirai_tf.verify.partition import local_device
 from moirai_tf.verify.report import (
     MODEL,
     PLACEMENT,
     Finding,
     VerifyReport,
     check_report,
-    report_from_json,
 )
 from moirai_tf.verify.stand_in import stand_ins
 
@@ -84,9 +79,15 @@ def inspect_placed(
     static = _static_findings(Path(original), Path(placed))
     gpus = len(tf.config.list_physical_devices("GPU"))
     devices = stand_ins(read_plan(placed), gpus=gpus)
-    with tempfile.TemporaryDirectory(prefix="moirai_verify_") as work:
-        job = _job(Path(original), Path(placed), devices, options, servers, Path(work))
-        report = _in_child(job, options.verify_timeout_s)
+    child = Child(
+        "verification",
+        timeout_s=options.verify_timeout_s,
+        longer="allow more time (--verify_timeout_s), or smaller inputs (--inputs)",
+        environment=without_gpus(devices.values()),
+    )
+    report = child.call(
+        _examine, Path(original).resolve(), Path(placed).resolve(), devices, options, servers
+    )
     return replace(report, findings=(*static, *report.findings))
 
 
@@ -122,77 +123,13 @@ def _static_findings(original: Path, placed: Path) -> list[Finding]:
     return changes + [Finding(PLACEMENT, text) for text in misplaced(after, plan)]
 
 
-def _job(
+def _examine(
     original: Path,
     placed: Path,
     devices: Mapping[str, str],
     options: VerifyOptions,
     servers: Cluster | None,
-    work: Path,
-) -> dict[str, Any]:
-    """What the child needs to know."""
-    if servers is not None:
-        write_cluster(servers, work / "cluster.yaml")
-    values = {field.name: getattr(options, field.name) for field in fields(VerifyOptions)}
-    if options.inputs:
-        values["inputs"] = str(Path(options.inputs).resolve())
-    return {
-        "original": str(original.resolve()),
-        "placed": str(placed.resolve()),
-        "devices": dict(devices),
-        "options": values,
-        "cluster": "" if servers is None else str(work / "cluster.yaml"),
-        "work": str(work),
-        "answer": str(work / "answer.json"),
-    }
-
-
-def _in_child(job: Mapping[str, Any], timeout_s: float) -> VerifyReport:
-    job_file = Path(job["work"]) / "job.json"
-    job_file.write_text(json.dumps(job), encoding="utf-8")
-    _run_child(job_file, _environment(job["devices"].values()), timeout_s)
-    answer = json.loads(Path(job["answer"]).read_text(encoding="utf-8"))
-    if "error" in answer:
-        error = answer["error"]
-        raise MoiraiError(error["rule"], why=error["why"], fix=error["fix"])
-    return report_from_json(answer["report"])
-
-
-def _run_child(job_file: Path, environment: Mapping[str, str], timeout_s: float) -> None:
-    command = [sys.executable, "-m", "moirai_tf.verify", str(job_file)]
-    try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, timeout=timeout_s, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise MoiraiError(
-            f"verification took longer than {timeout_s:g} s",
-            why="without it nothing proves where operators run",
-            fix="allow more time (--verify_timeout_s), or smaller inputs (--inputs)",
-        ) from error
-    if done.returncode != 0:
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-3:]
-        raise MoiraiError(
-            f"the process that runs the models died with code {done.returncode}: "
-            f"{' | '.join(last) or 'it said nothing'}",
-            why="a negative code is a signal: -11 a crash in TensorFlow, -9 too little memory",
-            fix="free memory or use smaller inputs; report a model that crashes TensorFlow",
-        )
-
-
-def _environment(devices: Iterable[str]) -> dict[str, str]:
-    """The child finds the same package, is quiet, and sees GPUs only if they take part.
-
-    Otherwise TensorFlow would run the original, which asks for no device, on a GPU.
-    """
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-    }
-    if not any(local_device(name).startswith("GPU") for name in devices):
-        environment["CUDA_VISIBLE_DEVICES"] = "-1"
-    return environment
+) -> VerifyReport:
+    """What the child does."""
+    with tempfile.TemporaryDirectory(prefix="moirai_verify_") as work:
+        return examine(original, placed, devices, options, Path(work), servers)

@@ -1,11 +1,8 @@
-"""What verification found: frozen values, as text and as JSON."""
+"""What verification found: frozen values, and their text."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
-from typing import Any
 
 from moirai_tf.errors import MoiraiError
 
@@ -131,27 +128,6 @@ def check_report(report: VerifyReport) -> None:
         "the placed model is not what its plan says:\n  " + "\n  ".join(shown) + more,
         why=_WHY[first.kind],
         fix=_FIX.get(first.kind, _FIX_RUN),
-    )
-
-
-def report_to_json(report: VerifyReport) -> dict[str, Any]:
-    """Plain JSON types."""
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(report)))
-    return values
-
-
-def report_from_json(values: dict[str, Any]) -> VerifyReport:
-    """The inverse of `report_to_json`."""
-    return VerifyReport(
-        devices=tuple((plan, local) for plan, local in values["devices"]),
-        outputs=tuple(
-            OutputParity(**{**row, "shape": tuple(row["shape"])}) for row in values["outputs"]
-        ),
-        proofs=tuple(RunProof(**row) for row in values["proofs"]),
-        notes=tuple(values["notes"]),
-        findings=tuple(
-            Finding(row["kind"], row["text"], tuple(row["names"])) for row in values["findings"]
-        ),
     )
 
 

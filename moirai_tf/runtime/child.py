@@ -1,0 +1,123 @@
+"""Calls a function of the package in a process of its own.
+
+TensorFlow fixes its devices when it starts, keeps memory once taken, and crashes with a signal now
+and then. What needs other devices, GPUs to itself, or a fresh start runs in a child.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from moirai_tf.errors import MoiraiError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_HIDDEN_GPUS = {"CUDA_VISIBLE_DEVICES": "-1", "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": ""}
+
+
+class Child:
+    """How a child process is run.
+
+    Attributes:
+      purpose: what it does, as a noun for messages: `verification`.
+      timeout_s: when it is given up.
+      longer: what to do if that is too short.
+      environment: variables of its own, beyond those of this process.
+    """
+
+    def __init__(
+        self,
+        purpose: str,
+        *,
+        timeout_s: float,
+        longer: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.purpose = purpose
+        self.timeout_s = timeout_s
+        self.longer = longer
+        self.environment = dict(environment or {})
+
+    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """The result of a module's function, called in a new process.
+
+        Arguments and result go through files that only these two processes read; the child's own
+        temporary files are beside them, and go with them however it ends.
+
+        Raises:
+          MoiraiError: the function raised it, took too long, or its process died.
+        """
+        with tempfile.TemporaryDirectory(prefix="moirai_child_") as work:
+            job, answer = Path(work) / "job", Path(work) / "answer"
+            job.write_bytes(pickle.dumps((function, args, kwargs)))
+            command = [sys.executable, "-m", __name__, str(job), str(answer)]
+            self._run(command, {**_inherited(), "TMPDIR": work, **self.environment})
+            raised, result = pickle.loads(answer.read_bytes())
+        if raised is not None:
+            raise raised
+        returned: R = result
+        return returned
+
+    def _run(self, command: list[str], environment: Mapping[str, str]) -> None:
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, timeout=self.timeout_s, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise MoiraiError(
+                f"{self.purpose} took longer than {self.timeout_s:g} s",
+                why="it runs the model in a process of its own, which is ended then",
+                fix=self.longer,
+            ) from error
+        if done.returncode != 0:
+            last = done.stderr.decode(errors="replace").strip().splitlines()[-3:]
+            raise MoiraiError(
+                f"the process of {self.purpose} died with code {done.returncode}: "
+                f"{' | '.join(last) or 'it said nothing'}",
+                why="a negative code is a signal: -11 a crash in TensorFlow, -9 too little memory",
+                fix="free memory or use smaller inputs; report a model that crashes TensorFlow",
+            )
+
+
+def without_gpus(names: Iterable[str]) -> dict[str, str]:
+    """Variables that hide GPUs from a child unless one of its devices is a GPU.
+
+    Otherwise TensorFlow would run what asks for no device on a GPU.
+    """
+    return {} if any("GPU:" in name for name in names) else dict(_HIDDEN_GPUS)
+
+
+def _inherited() -> dict[str, str]:
+    """The child finds the same package, is quiet, and leaves GPU memory to others."""
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+
+
+def _serve(job: Path, answer: Path) -> None:
+    """The child's part."""
+    function, args, kwargs = pickle.loads(job.read_bytes())
+    outcome: tuple[MoiraiError | None, Any]
+    try:
+        outcome = (None, function(*args, **kwargs))
+    except MoiraiError as error:
+        outcome = (error, None)
+    answer.write_bytes(pickle.dumps(outcome))
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]), Path(sys.argv[2]))
+    os._exit(0)  # TensorFlow waits at exit, for ever, for workers that are gone
