@@ -11,12 +11,13 @@ The method is Moirai's (arXiv 2312.04025); docs/architecture.md shows how the pa
 from moirai_tf.cluster import Cluster, Device, Link, read_cluster
 from moirai_tf.cost import CostTable
 from moirai_tf.errors import MoiraiError
-from moirai_tf.model.load import configure_logical_cpus, load
+from moirai_tf.model.load import configure_logical_cpus
 from moirai_tf.optimize import default_pipeline, optimize
 from moirai_tf.passes import Fuse, Import, Place, Profile, Prune, Publish, Rewrite, Verify
 from moirai_tf.pipeline import MoiraiItem, Pass, Pipeline
 from moirai_tf.rewrite.directory import remap, strip
 from moirai_tf.rewrite.plan_file import read_plan
+from moirai_tf.runtime.load import load
 from moirai_tf.summary import Summary
 from moirai_tf.verify import VerifyReport, verify
 

@@ -35,7 +35,7 @@ def plan_of(graph: Graph, placement: Mapping[str, str], devices: Sequence[str] =
     return Plan(
         signature=graph.signature,
         tags=graph.tags,
-        devices=tuple(PlanDevice(name, "CPU", None) for name in devices),
+        devices=tuple(PlanDevice(name, name.split(":")[-2], None) for name in devices),
         client=devices[0],
         placement=placement,
         transfers=transfers_of(graph, placement),

@@ -16,7 +16,6 @@ from moirai_tf.bench.models import (
     Signature,
     check_devices,
     explained,
-    full_name,
     fused,
     logical_cpus,
     opened,
@@ -33,6 +32,7 @@ from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.options import check_options, option
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.schedule_file import read_planned_schedule
+from moirai_tf.runtime.devices import full_name
 from moirai_tf.runtime.placed import write_placed
 
 SHARED_THREADS = (

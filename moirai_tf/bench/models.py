@@ -26,6 +26,7 @@ from moirai_tf.options import options_of
 from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
+from moirai_tf.runtime.devices import full_name
 from moirai_tf.runtime.identity import check_identity
 from moirai_tf.runtime.session import ClusterSession, open_session
 
@@ -204,14 +205,6 @@ def _check_present(session: ClusterSession) -> None:
                 why="TensorFlow runs an operator on a missing device elsewhere, without an error",
                 fix="give the devices of the cluster file the addresses of their servers",
             )
-
-
-def full_name(name: str) -> str:
-    """TensorFlow's full name of a device; one without a job is in this process."""
-    spec = tf.DeviceSpec.from_string(name)
-    if spec.job is None:
-        spec = spec.replace(job="localhost", replica=0, task=0)
-    return str(spec.to_string())
 
 
 def _import_options(plan: Plan) -> ImportOptions:

@@ -17,11 +17,10 @@ from moirai_tf.errors import MoiraiError
 SESSION_CONFIG_FILE = Path("assets.extra") / "session_config.pbtxt"
 
 
-def load(directory: str | Path, tags: Iterable[str] | None = None) -> Any:
-    """Loads a placed SavedModel so that its variables go where the plan puts them.
+def load_with_devices(directory: str | Path, tags: Iterable[str] | None = None) -> Any:
+    """Loads a SavedModel whose variables go to the devices that it names for them.
 
-    The same as `tf.saved_model.load` with `experimental_variable_policy="save_variable_devices"`;
-    soft placement must be on, as it is by default, or TensorFlow ignores the variables' devices.
+    Soft placement must be on, as it is by default, or TensorFlow ignores the variables' devices.
 
     Raises:
       MoiraiError: soft placement is off.

@@ -270,6 +270,8 @@ def _write_fingerprint(directory: Path) -> None:
         ) from error
     file = directory / FINGERPRINT
     fingerprint = fingerprint_pb2.FingerprintDef.FromString(file.read_bytes())
+    if "uuid" not in fingerprint.DESCRIPTOR.fields_by_name:  # before TensorFlow 2.19 or 2.20
+        return
     fingerprint.uuid = ""
     content = fingerprint.SerializeToString(deterministic=True).hex()
     fingerprint.uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, content))

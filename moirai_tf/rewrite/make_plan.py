@@ -40,7 +40,7 @@ def plan_of(
     return Plan(
         signature=graph.signature,
         tags=graph.tags,
-        devices=tuple(PlanDevice(d.name, d.type, d.memory_bytes) for d in cluster.devices),
+        devices=tuple(PlanDevice(d.name, d.type, d.memory_bytes, d.model) for d in cluster.devices),
         client=cluster.client,
         placement=placement,
         transfers=transfers_of(graph, placement),

@@ -15,6 +15,8 @@ class PlanDevice:
     """TensorFlow's device name, such as `/device:CPU:1` or `/job:worker/replica:0/task:1/...`."""
     type: str
     memory_bytes: int | None
+    model: str = ""
+    """A GPU's name, as its driver tells it; empty if it is not known."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -145,3 +147,9 @@ class Plan:
     """What `place` found: status, latency_ns, lower_bound_ns, best single device, ..."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The options of every pass."""
+
+    @property
+    def used(self) -> tuple[PlanDevice, ...]:
+        """The client and the devices that have operators: those that must be there to run it."""
+        names = {self.client, *self.placement.values()}
+        return tuple(device for device in self.devices if device.name in names)

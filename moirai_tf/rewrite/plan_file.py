@@ -23,8 +23,9 @@ from moirai_tf.rewrite.plan import (
     RestoreEdit,
 )
 
-SCHEMA = 2
-"""Since 2 a plan has an `order`, and `relays` and an `order` among its edits; 1 reads as none."""
+SCHEMA = 3
+"""Since 2 a plan has an `order`, and `relays` and an `order` among its edits; since 3 its devices
+have a `model`. What an older plan lacks reads as none."""
 PLAN_FILE = Path("assets.extra") / "moirai_plan.json"
 
 
@@ -53,16 +54,17 @@ def read_plan(directory: str | Path) -> Plan:
     )
     plan = form.read_json(file)
     schema = plan["schema"].integer()
-    if schema not in (1, SCHEMA):
-        raise plan["schema"].fault(f"{schema} is not 1 or {SCHEMA}, those of this version")
-    return _plan(plan, ordered=schema >= SCHEMA)
+    if not 1 <= schema <= SCHEMA:
+        raise plan["schema"].fault(f"{schema} is not 1 to {SCHEMA}, those of this version")
+    return _plan(plan, schema)
 
 
-def _plan(plan: Field, *, ordered: bool) -> Plan:
+def _plan(plan: Field, schema: int) -> Plan:
+    ordered = schema >= 2
     return Plan(
         signature=plan["signature"].text(),
         tags=tuple(tag.text() for tag in plan["tags"].elements()),
-        devices=tuple(map(_device, plan["devices"].elements())),
+        devices=tuple(_device(row, schema) for row in plan["devices"].elements()),
         client=plan["client"].text(),
         placement=_texts(plan["placement"]),
         transfers=tuple(map(_transfer, plan["transfers"].elements())),
@@ -73,10 +75,11 @@ def _plan(plan: Field, *, ordered: bool) -> Plan:
     )
 
 
-def _device(row: Field) -> PlanDevice:
+def _device(row: Field, schema: int) -> PlanDevice:
     memory = row.get("memory_bytes")
     size = None if memory is None else memory.integer(least=0)
-    return PlanDevice(row["name"].text(), row["type"].text(), size)
+    model = row["model"].text() if schema >= 3 else ""
+    return PlanDevice(row["name"].text(), row["type"].text(), size, model)
 
 
 def _transfer(row: Field) -> PlanTransfer:

@@ -9,7 +9,7 @@ from typing import Any
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.validate import function_attrs
 from moirai_tf.rewrite.apply import rename_function
-from moirai_tf.rewrite.plan import Edits, Plan
+from moirai_tf.rewrite.plan import Edits, Plan, PlanDevice
 from moirai_tf.rewrite.restore import join_restore, misfit_restore, split_restore
 
 
@@ -69,7 +69,7 @@ def rename_devices(meta_graph: Any, plan: Plan, names: Mapping[str, str]) -> Pla
         getattr(holder, change.kind).device = change.after
     renamed = replace(
         plan,
-        devices=tuple(replace(d, name=names.get(d.name, d.name)) for d in plan.devices),
+        devices=tuple(_renamed(d, names.get(d.name, d.name)) for d in plan.devices),
         client=names.get(plan.client, plan.client),
         placement={name: names.get(d, d) for name, d in plan.placement.items()},
         transfers=tuple(
@@ -80,6 +80,13 @@ def rename_devices(meta_graph: Any, plan: Plan, names: Mapping[str, str]) -> Pla
     )
     restore = split_restore(meta_graph, renamed)
     return replace(renamed, edits=replace(renamed.edits, restore=restore))
+
+
+def _renamed(device: PlanDevice, name: str) -> PlanDevice:
+    """The device under another name: a GPU stays one of its model, unless it becomes a CPU."""
+    kind = name.rpartition("/device:")[2].partition(":")[0]
+    model = device.model if kind == device.type else ""
+    return replace(device, name=name, type=kind, model=model)
 
 
 def _remove(body: Any, names: Collection[str]) -> None:

@@ -17,6 +17,7 @@ from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
 from moirai_tf.runtime.child import Child, without_gpus
+from moirai_tf.runtime.devices import check_models, local_devices
 from moirai_tf.runtime.session import check_workers
 from moirai_tf.verify.cluster_run import cluster_of_plan
 from moirai_tf.verify.examine import examine
@@ -75,10 +76,12 @@ def inspect_placed(
     """
     options = options or VerifyOptions()
     check_verify_options(options)
-    servers = _servers(cluster, read_plan(placed), options)
+    plan = read_plan(placed)
+    servers = _servers(cluster, plan, options)
     static = _static_findings(Path(original), Path(placed))
-    gpus = len(tf.config.list_physical_devices("GPU"))
-    devices = stand_ins(read_plan(placed), gpus=gpus)
+    devices = stand_ins(plan, gpus=len(tf.config.list_physical_devices("GPU")))
+    if all(name == local for name, local in devices.items()):
+        check_models(plan, local_devices(), "this process")
     child = Child(
         "verification",
         timeout_s=options.verify_timeout_s,

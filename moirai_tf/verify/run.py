@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
 from tensorflow.python.eager import context
 
-from moirai_tf.model.load import load, load_in_session, session_config
+from moirai_tf.model.load import load_in_session, load_with_devices, session_config
 from moirai_tf.model.validate import tensor_names
 from moirai_tf.verify.parity import Array
 
@@ -102,9 +102,9 @@ def run_tf2(
     *,
     grappler: bool,
 ) -> Run:
-    """Runs a signature through `moirai_tf.load`; arguments as in `run_session`."""
+    """Runs a signature the way `moirai_tf.load` does; arguments as in `run_session`."""
     with _grappler(grappler):
-        function = load(directory, tags).signatures[signature]
+        function = load_with_devices(directory, tags).signatures[signature]
         with tf.device("/device:CPU:0"):
             constants = {name: tf.constant(value) for name, value in inputs.items()}
         context.enable_run_metadata()
