@@ -11,6 +11,7 @@ The method is Moirai's (arXiv 2312.04025); docs/architecture.md shows how the pa
 from moirai_tf.cluster import Cluster, Device, Link, read_cluster
 from moirai_tf.cost import CostTable
 from moirai_tf.errors import MoiraiError
+from moirai_tf.model.input_files import save_inputs
 from moirai_tf.model.load import configure_logical_cpus
 from moirai_tf.optimize import default_pipeline, optimize
 from moirai_tf.passes import Fuse, Import, Place, Profile, Prune, Publish, Rewrite, Verify
@@ -49,6 +50,7 @@ __all__ = [
     "read_cluster",
     "read_plan",
     "remap",
+    "save_inputs",
     "strip",
     "verify",
 ]

@@ -17,7 +17,7 @@ from moirai_tf.cost.memory import peak_memory
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.fusion.coarsen import FuseOptions, coarsen
-from moirai_tf.graph.importer import ImportOptions, import_graph
+from moirai_tf.graph.importer import ImportOptions, import_graph, shape_options
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.output import check_apart, check_output, publish
 from moirai_tf.model.saved_model import read_saved_model
@@ -301,6 +301,9 @@ def _schedule_text(item: MoiraiItem) -> str:
 def _recorded(item: MoiraiItem) -> dict[str, dict[str, Any]]:
     """The options that shaped the plan, in plain JSON types."""
     recorded: dict[str, dict[str, Any]] = json.loads(json.dumps(item.options))
+    imported = recorded.get(Import.name, {})
+    if imported.pop("inputs", ""):
+        imported["input_shapes"] = shape_options(need(item.graph))
     return recorded
 
 

@@ -58,6 +58,7 @@ class Summary:
     """The result of `optimize`."""
 
     source: Path
+    signature: str
     output: Path
     operators: int
     """Operators of the signature before fusion."""
@@ -104,6 +105,7 @@ def summarise(item: MoiraiItem) -> Summary:
     plan, result = need(item.plan), need(item.result)
     return Summary(
         source=item.source,
+        signature=plan.signature,
         output=need(item.output),
         operators=len(need(item.graph)),
         fused_operators=len(need(item.coarse)),
@@ -143,7 +145,7 @@ def megabytes(nbytes: int) -> str:
 
 def _graph_lines(summary: Summary) -> list[str]:
     return [
-        f"model       {summary.source}",
+        f"model       {summary.source}, signature {summary.signature!r}",
         f"operators   {summary.operators} -> {summary.fused_operators} after fusion",
     ]
 

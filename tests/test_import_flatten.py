@@ -253,8 +253,10 @@ def test_parts_of_composite_inputs_are_numbered(tmp_path: Path) -> None:
         "s/1": "float32[5]",
         "s/2": "int64[2]",
     }
-    with pytest.raises(MoiraiError, match=r"input 'r/0' has the unknown rank"):
+    with pytest.raises(MoiraiError, match="unknown: 'r/0'") as caught:
         graph_of(tmp_path / "model")
+    assert "'s/0=2,2', 's/1=2')" in caught.value.fix
+    graph_of(tmp_path / "model", input_shapes=("r/0=2", "r/1=2", "s/0=2,2", "s/1=2"))
 
 
 def test_output_that_is_an_input(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import Array, generate_inputs, load_inputs
 from moirai_tf.cost.layouts import alone
 from moirai_tf.fusion.coarse import CoarseGraph
+from moirai_tf.model.input_files import INPUTS_HELP
 from moirai_tf.options import check_options, option
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.schedule_file import read_planned_schedule
@@ -48,7 +49,7 @@ class BenchOptions:
     repeats: int = option(30, "measured rounds; every model runs once per round")
     warmup: int = option(5, "least calls of every model before the measured rounds")
     single_device: bool = option(True, "also run everything on the best single device")
-    inputs: str = option("", ".npz with one array per input; empty: generated inputs")
+    inputs: str = option("", INPUTS_HELP)
     seed: int = option(0, "seed of generated inputs and of the order of runs")
     trace: str = option("", "trace file (JSON) to write, of the first placed model; empty: none")
     trace_steps: int = option(9, "traced steps; the one of median length is shown")

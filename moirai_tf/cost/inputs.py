@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tensorflow.python.framework import dtypes, tensor_util
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph, Operator, TensorRef, TensorSpec
 from moirai_tf.graph.shapes import enum_of
-
-Array = npt.NDArray[Any]
+from moirai_tf.model.input_files import Array as Array
+from moirai_tf.model.input_files import read_inputs
 
 _INTEGERS_BELOW = 2
 """Range of integers that index nothing we can see: right for masks, segments and flags."""
@@ -49,26 +47,17 @@ def generate_inputs(graph: Graph, seed: int = 0) -> dict[str, Array]:
 
 
 def load_inputs(graph: Graph, path: str | Path) -> dict[str, Array]:
-    """The user's inputs from an `.npz` file with one array per signature input.
+    """The user's inputs from a file (see `read_inputs`).
 
     Raises:
       MoiraiError: the file cannot be read, or an array is missing, unknown, or of another type or
         shape than the signature's input.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise _bad_file(path, f"cannot be read: {error}") from error
-    missing = [name for name in graph.inputs if name not in arrays]
-    unknown = [name for name in arrays if name not in graph.inputs]
-    if missing or unknown:
-        what = f"has no {missing[0]!r}" if missing else f"has {unknown[0]!r}, which is no input"
-        raise _bad_file(path, f"{what}; the inputs are {', '.join(graph.inputs)}")
-    return {
-        name: _fitting(path, name, arrays[name], graph.operators[index].outputs[0])
-        for name, index in graph.inputs.items()
-    }
+    specs = {name: graph.operators[index].outputs[0] for name, index in graph.inputs.items()}
+    arrays = read_inputs(path, {name: enum_of(spec.dtype) for name, spec in specs.items()})
+    for name, spec in specs.items():
+        _check_shape(path, name, arrays[name].shape, spec)
+    return arrays
 
 
 def row_limit(graph: Graph, placeholder: int) -> int | None:
@@ -150,34 +139,24 @@ def _constant(graph: Graph, ref: TensorRef) -> int | None:
     return None if value is None else int(tensor_util.MakeNdarray(value.tensor))
 
 
-def _fitting(path: str | Path, name: str, array: Array, spec: TensorSpec) -> Array:
-    kind = dtypes.as_dtype(enum_of(spec.dtype))
-    if kind == dtypes.string and array.dtype.kind in "SU":
-        array = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
-        array = array.astype(object)
-    elif array.dtype != kind.as_numpy_dtype:
-        raise _bad_file(path, f"{name!r} has the type {array.dtype}, the input is {spec}")
+def _check_shape(path: str | Path, name: str, shape: tuple[int, ...], spec: TensorSpec) -> None:
     known = spec.shape
     if known is not None and (
-        len(known) != array.ndim
-        or any(want not in (-1, got) for want, got in zip(known, array.shape, strict=True))
+        len(known) != len(shape)
+        or any(want not in (-1, got) for want, got in zip(known, shape, strict=True))
     ):
-        raise _bad_file(path, f"{name!r} has the shape {list(array.shape)}, the input is {spec}")
-    return array
+        raise MoiraiError(
+            f"{path}: {name!r} has the shape {list(shape)}, but the graph was imported for {spec}",
+            why="costs and transfers are those of one set of shapes",
+            fix="give inputs of that shape, or optimise with these inputs and without "
+            "input_shapes, which win over them",
+        )
 
 
 def _cannot_generate(name: str, what: str) -> MoiraiError:
     return MoiraiError(
         f"input {name!r} {what}",
         why="no value can be made up for it",
-        fix="give the inputs as an .npz file with one array per input (--inputs)",
-    )
-
-
-def _bad_file(path: str | Path, what: str) -> MoiraiError:
-    return MoiraiError(
-        f"{path}: {what}",
-        why="the model is run on these inputs, so they must fit its signature",
-        fix="write the file with numpy.savez(path, name=array, ...) for the shapes that were "
-        "imported (batch_size, input_shapes)",
+        fix="give the inputs (--inputs) in a file that moirai_tf.save_inputs(path, "
+        "{name: array, ...}) wrote",
     )

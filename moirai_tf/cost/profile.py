@@ -35,6 +35,7 @@ from moirai_tf.cost.transfers import measured_links
 from moirai_tf.cost.workers import measure_devices
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
+from moirai_tf.model.input_files import INPUTS_HELP
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.options import check_options, option
 from moirai_tf.runtime.facts import worker_facts
@@ -54,7 +55,7 @@ class ProfileOptions:
     costs: str = option("", "cost table (JSON) of an earlier profile to use")
     repeats: int = option(20, "measured runs; times are their medians")
     warmup: int = option(5, "runs before the measured ones")
-    inputs: str = option("", ".npz with one array per input; empty: generated inputs")
+    inputs: str = option("", INPUTS_HELP)
     seed: int = option(0, "seed of generated inputs")
     trip_count: int = option(10, "iterations of a loop whose count is not static, when computing")
     links: str = option(

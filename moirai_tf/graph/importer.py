@@ -13,26 +13,29 @@ from moirai_tf.graph import shapes
 from moirai_tf.graph.colocation import colocation_groups
 from moirai_tf.graph.flatten import FlatNode, Flattener
 from moirai_tf.graph.graph import Graph, Operator, Scope, TensorRef, TensorSpec
+from moirai_tf.graph.input_shapes import declared_shapes, fixed_shapes, given_shapes
 from moirai_tf.graph.kernels import device_types
 from moirai_tf.graph.memory import resident_bytes, weight_bytes
-from moirai_tf.model.saved_model import SavedModel, signature_def
+from moirai_tf.model.input_files import INPUTS_HELP, read_inputs
+from moirai_tf.model.saved_model import SavedModel, chosen_signature, signature_def
 from moirai_tf.model.validate import input_node, tensor_names
 from moirai_tf.options import option
-
-_LARGEST = 2**31 - 1
-"""Size of a dimension that TensorFlow's kernels can still index."""
 
 
 @dataclass(frozen=True)
 class ImportOptions:
     """What to read from a SavedModel, and for which input shapes."""
 
-    signature: str = option("serving_default", "signature to optimise")
+    signature: str = option(
+        "",
+        "signature to optimise; empty: serving_default, or the only one if the model has no such",
+    )
     tags: tuple[str, ...] = option((), "tags of the MetaGraph, if the model has several")
     batch_size: int = option(1, "size of the first dimension of every input where it is unknown")
     input_shapes: tuple[str, ...] = option(
-        (), "full shape of an input, as name=8,224,224,3; wins over batch_size"
+        (), "full shape of an input, as name=8,224,224,3; wins over inputs and batch_size"
     )
+    inputs: str = option("", INPUTS_HELP)
 
 
 def import_graph(model: SavedModel, options: ImportOptions | None = None) -> Graph:
@@ -44,22 +47,29 @@ def import_graph(model: SavedModel, options: ImportOptions | None = None) -> Gra
     """
     options = options or ImportOptions()
     meta_graph = model.meta_graph(options.tags)
-    signature = signature_def(meta_graph, options.signature)
+    name = chosen_signature(meta_graph, options.signature)
+    signature = signature_def(meta_graph, name)
     flattener, fed, fetched, results = _flatten(meta_graph, signature)
     nodes = flattener.nodes
     inputs = {name: ref.producer for name, ref in zip(fed, results, strict=False)}
     _check_fed(nodes, frozenset(inputs.values()))
-    fixed = _fixed_shapes(options, signature, fed, inputs)
     graph_def = meta_graph.graph_def
-    specs = shapes.infer(nodes, fixed, graph_def.library, graph_def.versions.producer)
+    producer = graph_def.versions.producer
+    main = {node.name: node for node in graph_def.node}
+    feeds = {name: main[input_node(tensor)] for name, tensor in fed.items()}
+    declared = declared_shapes(signature, feeds, producer)
+    given = _shapes_in_file(options, nodes, inputs)
+    given |= given_shapes(options.input_shapes, declared)
+    fixed = {inputs[n]: s for n, s in fixed_shapes(declared, given, options.batch_size).items()}
+    specs = shapes.infer(nodes, fixed, graph_def.library, producer)
     functions = flattener.functions
     operators = [operator_of(n, spec, functions) for n, spec in zip(nodes, specs, strict=True)]
     outputs: dict[str, int] = {}
-    for name, ref in zip(fetched, results[len(fed) :], strict=True):
-        outputs[name] = len(operators)
-        operators.append(_retval(name, ref, specs))
+    for key, ref in zip(fetched, results[len(fed) :], strict=True):
+        outputs[key] = len(operators)
+        operators.append(_retval(key, ref, specs))
     return Graph(
-        signature=options.signature,
+        signature=name,
         operators=tuple(operators),
         inputs=inputs,
         outputs=outputs,
@@ -67,6 +77,12 @@ def import_graph(model: SavedModel, options: ImportOptions | None = None) -> Gra
         tags=tuple(sorted(meta_graph.meta_info_def.tags)),
         library=meta_graph.graph_def.library,
     )
+
+
+def shape_options(graph: Graph) -> list[str]:
+    """The shapes of a graph's inputs, as `ImportOptions.input_shapes` takes them."""
+    shapes = {name: graph.operators[index].outputs[0].shape for name, index in graph.inputs.items()}
+    return [f"{name}={','.join(map(str, shape or ()))}" for name, shape in shapes.items()]
 
 
 def flat_nodes(meta_graph: Any, signature: str) -> list[FlatNode]:
@@ -86,6 +102,15 @@ def _flatten(
         [*fed.values(), *fetched.values()],
     )
     return flattener, fed, fetched, results
+
+
+def _shapes_in_file(
+    options: ImportOptions, nodes: Sequence[FlatNode], inputs: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    if not options.inputs:
+        return {}
+    types = {name: nodes[index].types[0] for name, index in inputs.items()}
+    return {name: array.shape for name, array in read_inputs(options.inputs, types).items()}
 
 
 def _check_fed(nodes: Sequence[FlatNode], fed: frozenset[int]) -> None:
@@ -136,81 +161,3 @@ def _retval(name: str, ref: TensorRef, specs: Sequence[tuple[TensorSpec, ...]]) 
     return Operator(
         node.name, "_Retval", node, Scope("", ""), (ref,), (), (), ("CPU", "GPU"), 0, spec.nbytes
     )
-
-
-def _fixed_shapes(
-    options: ImportOptions,
-    signature: Any,
-    fed: Mapping[str, str],
-    inputs: Mapping[str, int],
-) -> dict[int, tuple[int, ...]]:
-    """The shape of every placeholder, by index."""
-    given = _given_shapes(options, fed)
-    by_tensor = {t: info for info in signature.inputs.values() for t in tensor_names(info)}
-    return {
-        inputs[name]: _shape_of(name, by_tensor[tensor], given.get(name), options.batch_size)
-        for name, tensor in fed.items()
-    }
-
-
-def _shape_of(
-    name: str, info: Any, given: tuple[int, ...] | None, batch_size: int
-) -> tuple[int, ...]:
-    declared = [d.size for d in info.tensor_shape.dim]
-    unknown_rank = info.tensor_shape.unknown_rank or info.WhichOneof("encoding") != "name"
-    if given is not None:
-        _check_given(name, declared, given, unknown_rank)
-        return given
-    if unknown_rank:
-        raise _unknown(name, "rank")
-    if not 1 <= batch_size <= _LARGEST:
-        raise MoiraiError(
-            f"batch_size is {batch_size}",
-            why="costs are those of one inference of at least one example",
-            fix=f"give a batch size of 1 to {_LARGEST}",
-        )
-    shape = [batch_size, *declared[1:]] if declared and declared[0] < 0 else declared
-    if any(size < 0 for size in shape):
-        raise _unknown(name, f"shape {declared}")
-    return tuple(shape)
-
-
-def _unknown(name: str, what: str) -> MoiraiError:
-    return MoiraiError(
-        f"input {name!r} has the unknown {what}",
-        why="sizes of tensors decide compute, transfers and memory",
-        fix=f"give its shape: input_shapes=('{name}=1,128',) or --input_shapes={name}=1,128",
-    )
-
-
-def _given_shapes(options: ImportOptions, fed: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-    given: dict[str, tuple[int, ...]] = {}
-    for text in options.input_shapes:
-        name, _, sizes = text.rpartition("=")
-        try:
-            given[name] = tuple(int(size) for size in sizes.split(",") if size)
-        except ValueError:
-            name = ""
-        if name not in fed or any(not 0 <= size <= _LARGEST for size in given[name]):
-            raise MoiraiError(
-                f"input_shapes holds {text!r}",
-                why=f"it must be an input of the signature, '=' and sizes of 0 to {_LARGEST}",
-                fix=f"write name=8,128 with one of the inputs {', '.join(fed)}",
-            )
-    return given
-
-
-def _check_given(
-    name: str, declared: Sequence[int], given: tuple[int, ...], unknown_rank: bool
-) -> None:
-    fits = unknown_rank or (
-        len(declared) == len(given)
-        and all(d < 0 or d == g for d, g in zip(declared, given, strict=True))
-    )
-    if not fits:
-        raise MoiraiError(
-            f"input {name!r} is given the shape {list(given)}, but the signature has "
-            f"{list(declared)} (-1: any)",
-            why="the model cannot be run with that shape",
-            fix="give a shape that fits the signature",
-        )

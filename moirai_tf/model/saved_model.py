@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,13 @@ from google.protobuf import message, text_format
 from tensorflow.core.protobuf import saved_model_pb2
 
 from moirai_tf.errors import MoiraiError
-from moirai_tf.model.validate import violations
+from moirai_tf.model.op_types import definition
+from moirai_tf.model.validate import input_node, tensor_names, violations
+
+DEFAULT_SIGNATURE = "serving_default"
+"""What TensorFlow Serving runs if a request names no signature."""
+
+_LOGGER = logging.getLogger(__name__)
 
 PB, PBTXT, CPB = "saved_model.pb", "saved_model.pbtxt", "saved_model.cpb"
 
@@ -44,27 +51,76 @@ class SavedModel:
         return self.proto.meta_graphs[available.index(tuple(sorted(tags)))]
 
 
+def chosen_signature(meta_graph: Any, name: str = "") -> str:
+    """The name of the signature to optimise: the given one, the default, or the only one.
+
+    Raises:
+      MoiraiError: none is given and there are none or several to choose from.
+    """
+    if name or DEFAULT_SIGNATURE in meta_graph.signature_def:
+        return name or DEFAULT_SIGNATURE
+    usable = _usable_signatures(meta_graph)
+    if len(usable) != 1:
+        raise MoiraiError(
+            f"the model has no signature {DEFAULT_SIGNATURE!r}, which is the default",
+            why="a signature names the inputs and outputs of the graph that is optimised",
+            fix=_choose(usable),
+        )
+    _LOGGER.warning("the only signature that computes something is taken: %r", usable[0])
+    return usable[0]
+
+
 def signature_def(meta_graph: Any, name: str) -> Any:
     """The `SignatureDef` of that name.
 
     Raises:
-      MoiraiError: there is none, or it has no outputs.
+      MoiraiError: there is none, or it has no outputs that are tensors.
     """
     known = sorted(meta_graph.signature_def)
+    usable = _usable_signatures(meta_graph)
     if name not in known:
         raise MoiraiError(
             f"the model has no signature {name!r}",
             why="a signature names the inputs and outputs of the graph that is optimised",
-            fix=f"choose one of: {', '.join(known) or '(the model has none)'}",
+            fix=_choose(usable),
         )
-    signature = meta_graph.signature_def[name]
-    if not signature.outputs:
+    if name not in usable:
+        outputs = len(meta_graph.signature_def[name].outputs)
         raise MoiraiError(
-            f"signature {name!r} has no outputs",
+            f"signature {name!r} has no outputs{' that are tensors' if outputs else ''}",
             why="operators are placed because an output needs them",
-            fix="choose a signature with outputs",
+            fix=_choose(usable),
         )
-    return signature
+    return meta_graph.signature_def[name]
+
+
+def _choose(usable: Sequence[str]) -> str:
+    if usable:
+        return f"choose one of (--signature): {', '.join(usable)}"
+    return (
+        "export the model with a signature that has outputs, as in tf.saved_model.save(model, "
+        "path, signatures=function)"
+    )
+
+
+def _usable_signatures(meta_graph: Any) -> list[str]:
+    """The signatures that compute something, sorted: all their outputs are tensors.
+
+    The outputs of `__saved_model_init_op` and its like are operations that give nothing.
+    """
+    functions = {f.signature.name: f for f in meta_graph.graph_def.library.function}
+    nodes = {node.name: node for node in meta_graph.graph_def.node}
+
+    def gives(tensor: str) -> bool:
+        op_def = definition(nodes[input_node(tensor)], functions)
+        return op_def is not None and bool(op_def.output_arg)
+
+    return [
+        name
+        for name, signature in sorted(meta_graph.signature_def.items())
+        if signature.outputs
+        and all(gives(t) for info in signature.outputs.values() for t in tensor_names(info))
+    ]
 
 
 def read_saved_model(path: str | Path) -> SavedModel:

@@ -186,7 +186,7 @@ def _subject(
 ) -> _Subject:
     plan = read_plan(placed)
     models = unplaced(read_saved_model(original)), read_saved_model(placed)
-    graph = _graph(models[0], plan)
+    graph = _graph(models[0], plan, options.inputs)
     return _Subject(
         plan=plan,
         meta_graph=models[1].meta_graph(plan.tags),
@@ -217,9 +217,9 @@ def _placed_dirs(
         yield CLUSTER, stand_in_placed(model, plan, {}, work / "cluster")
 
 
-def _graph(model: SavedModel, plan: Plan) -> Graph:
-    """The flat graph, for the input shapes that the plan was made for."""
-    recorded = plan.options.get("import", {})
+def _graph(model: SavedModel, plan: Plan, inputs: str) -> Graph:
+    """The flat graph, for the shapes of the user's inputs or those that the plan was made for."""
+    recorded = {} if inputs else plan.options.get("import", {})
     return import_graph(
         model,
         ImportOptions(
@@ -227,6 +227,7 @@ def _graph(model: SavedModel, plan: Plan) -> Graph:
             tags=plan.tags,
             batch_size=recorded.get("batch_size", 1),
             input_shapes=tuple(recorded.get("input_shapes", ())),
+            inputs=inputs,
         ),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moirai_tf.errors import MoiraiError
+from moirai_tf.model.input_files import INPUTS_HELP
 from moirai_tf.options import check_options, option
 
 TF2, SESSION, CLUSTER = "tf2", "session", "cluster"
@@ -15,7 +16,7 @@ LOADERS = (TF2, SESSION, CLUSTER)
 class VerifyOptions:
     """How a placed model is run and proved."""
 
-    inputs: str = option("", ".npz with one array per input; empty: generated inputs")
+    inputs: str = option("", INPUTS_HELP)
     seed: int = option(0, "seed of generated inputs")
     loaders: tuple[str, ...] = option(
         LOADERS,
