@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from moirai_tf.choice import Chooser
 from moirai_tf.cost import ProfileOptions, build_problem, profile
 from moirai_tf.cost.memory import peak_memory
 from moirai_tf.errors import MoiraiError
-from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.fusion.coarsen import FuseOptions, coarsen
 from moirai_tf.graph.importer import ImportOptions, import_graph, shape_options
 from moirai_tf.graph.prune import prune
@@ -33,15 +31,18 @@ from moirai_tf.placement import (
     schedule_to_json,
     solve,
 )
+from moirai_tf.placement.collisions import Limit
 from moirai_tf.placement.objective import LATENCY
 from moirai_tf.placement.order import planned_orders
 from moirai_tf.placement.problem import CONGESTION_MODES, TRANSFER_MODES
+from moirai_tf.placement.schedule import INFEASIBLE
 from moirai_tf.rewrite.directory import stage_placed, unplaced
 from moirai_tf.rewrite.make_plan import make_plan
 from moirai_tf.rewrite.order import Order, plan_order
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.summary import result_summary
 from moirai_tf.verify import VerifyOptions, verify
+from moirai_tf.wishes import limits_of
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -135,10 +136,10 @@ class Place(SolveOptions, Pass):
             congestion=self.congestion,
         )
         chooser = Chooser(coarse, need(item.costs), item.cluster.client)
-        pins = fused_pins(coarse, self.pin)
+        limits = limits_of(coarse, item.cluster, problem, self.pin)
         if self.objective == LATENCY:
             share = chooser.share_of_time
-            problem, result = self._within(share).solve(problem, pins)
+            problem, result = self._within(share).solve(problem, limits=limits)
             result = chooser.fastest(
                 problem,
                 result,
@@ -146,7 +147,7 @@ class Place(SolveOptions, Pass):
             )
             result = chooser.worth_it(problem, result)
         else:
-            problem, result = self.solve(problem, pins)
+            problem, result = self.solve(problem, limits=limits)
         schedule, single = need(result.schedule), result.single_schedule
         summary = result_summary(
             problem,
@@ -164,23 +165,38 @@ class Place(SolveOptions, Pass):
         )
         return replace(item, problem=problem, result=result, plan=plan)
 
-    def solve(self, problem: Problem, pins: Sequence[str]) -> tuple[Problem, Result]:
+    def solve(
+        self, problem: Problem, pins: Sequence[str] = (), limits: Sequence[Limit] = ()
+    ) -> tuple[Problem, Result]:
         """Narrows a problem by the user's wishes and solves it.
 
         Raises:
           MoiraiError: a wish cannot be met, or there is no feasible placement.
         """
         problem = restrict(
-            problem, pins=pins, forbidden=self.forbid, memory_limits=self.memory_limit
+            problem,
+            pins=pins,
+            forbidden=self.forbid,
+            memory_limits=self.memory_limit,
+            limits=limits,
         )
         result = solve(problem, self, _log_progress)
         if result.schedule is None:
             raise MoiraiError(
                 f"no placement was found: {'; '.join(result.messages)}",
                 why=f"the answer of the solver is {result.status!r}",
-                fix="give devices more memory, drop pins, or allow more time",
+                fix=self._way_out(result),
             )
         return problem, result
+
+    def _way_out(self, result: Result) -> str:
+        """What helps when there is no placement, of what was asked for here."""
+        if result.status != INFEASIBLE:
+            return "allow more time (time_limit_s), or try another solver"
+        wishes = {"memory_limit": self.memory_limit, "pin": self.pin, "forbid": self.forbid}
+        given = [name for name, wish in wishes.items() if wish]
+        more = f", or leave out {' or '.join(given)}" if given else ""
+        return f"give devices more memory or the cluster more devices{more}"
 
     def _within(self, share: float) -> Place:
         """The same with a share of the time."""
@@ -310,39 +326,3 @@ def _recorded(item: MoiraiItem) -> dict[str, dict[str, Any]]:
 def default_output(source: Path) -> Path:
     """`model` -> `model_moirai`, beside it."""
     return source.resolve().with_name(f"{source.resolve().name}_moirai")
-
-
-def fused_pins(coarse: CoarseGraph, pins: Sequence[str]) -> tuple[str, ...]:
-    """Pins on operators as pins on the fused operators that hold them.
-
-    Raises:
-      MoiraiError: a pin is not `regex=device`, its regex is broken, or it matches no operator.
-    """
-    return tuple(_fused_pin(coarse, pin) for pin in pins)
-
-
-def _fused_pin(coarse: CoarseGraph, pin: str) -> str:
-    pattern, separator, device = pin.rpartition("=")
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise _bad_pin(pin, f"its regular expression is broken: {error}") from error
-    if not separator or not device or not pattern:
-        raise _bad_pin(pin, "it has no '='")
-    fine = coarse.fine.operators
-    names = [
-        fused.name
-        for fused in coarse.operators
-        if any(compiled.search(fine[member].name) for member in fused.members)
-    ]
-    if not names:
-        raise _bad_pin(pin, "it matches no operator")
-    return f"^(?:{'|'.join(re.escape(name) for name in names)})$={device}"
-
-
-def _bad_pin(pin: str, what: str) -> MoiraiError:
-    return MoiraiError(
-        f"pin {pin!r}: {what}",
-        why="an operator that was meant to be pinned would be placed freely",
-        fix="write pin='regex=/device:CPU:1'; moirai_inspect lists the operators",
-    )

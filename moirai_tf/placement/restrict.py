@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from moirai_tf.errors import MoiraiError
+from moirai_tf.placement.collisions import Limit, check_collisions
 from moirai_tf.placement.problem import Device, Operator, Problem
 from moirai_tf.placement.validation import require_valid
 
@@ -17,6 +18,7 @@ def restrict(
     pins: Sequence[str] = (),
     forbidden: Sequence[str] = (),
     memory_limits: Sequence[str] = (),
+    limits: Sequence[Limit] = (),
 ) -> Problem:
     """The problem with fewer freedoms.
 
@@ -25,23 +27,39 @@ def restrict(
       pins: `regex=device`: operators whose name the regex is found in run only there.
       forbidden: names of devices that run nothing.
       memory_limits: `device=bytes`: at most so much of the device's memory is used.
+      limits: wishes that were read elsewhere, and reasons for what the problem itself rules out.
 
     Raises:
-      MoiraiError: for a wish that cannot be read, names no device or no operator, or leaves an
-        operator without a device.
+      MoiraiError: for a wish that cannot be read, names no device or no operator, or collides with
+        another, with the problem or with a colocation group; it names all of them.
     """
-    limits = [_split(limit, "memory_limits") for limit in memory_limits]
-    banned = {_device(problem, name, "forbidden") for name in forbidden}
-    allowed = [set(range(len(problem.devices))) - banned for _ in problem.operators]
-    for pin in pins:
-        pattern, name = _split(pin, "pins")
-        device = _device(problem, name, "pins")
-        for operator in _matching(problem, pattern, pin):
-            allowed[operator] &= {device}
+    memory = [_split(limit, "memory_limits") for limit in memory_limits]
+    known = [*limits, *_pinned(problem, pins), *_forbidden(problem, forbidden)]
+    allowed = [set(range(len(problem.devices))) for _ in problem.operators]
+    for limit in known:
+        allowed[limit.operator] &= limit.devices
     operators = tuple(map(_narrow, problem.operators, allowed))
-    restricted = replace(problem, operators=operators, devices=_limited(problem, limits))
+    restricted = replace(problem, operators=operators, devices=_limited(problem, memory))
+    check_collisions(problem, known)
     require_valid(restricted)
     return restricted
+
+
+def _pinned(problem: Problem, pins: Sequence[str]) -> Iterator[Limit]:
+    for pin in pins:
+        pattern, name = _split(pin, "pins")
+        devices = frozenset({device_index(problem, name, "pins")})
+        for operator in _matching(problem, pattern, pin):
+            reason = f"pin {pin!r} holds {problem.operators[operator].name!r}"
+            yield Limit(operator, devices, reason, f"pin {pin!r}")
+
+
+def _forbidden(problem: Problem, names: Sequence[str]) -> Iterator[Limit]:
+    everywhere = frozenset(range(len(problem.devices)))
+    for name in names:
+        devices = everywhere - {device_index(problem, name, "forbidden")}
+        for operator in range(len(problem.operators)):
+            yield Limit(operator, devices, f"{name!r} is forbidden", f"forbidden {name!r}")
 
 
 def _narrow(operator: Operator, allowed: set[int]) -> Operator:
@@ -56,7 +74,7 @@ def _narrow(operator: Operator, allowed: set[int]) -> Operator:
 def _limited(problem: Problem, limits: Iterable[tuple[str, str]]) -> tuple[Device, ...]:
     devices = list(problem.devices)
     for name, text in limits:
-        index = _device(problem, name, "memory_limits")
+        index = device_index(problem, name, "memory_limits")
         if not text.isdecimal():
             raise _refusal(f"memory_limits: {text!r} is not a number of bytes", "device=bytes")
         present = devices[index].memory_bytes
@@ -72,7 +90,12 @@ def _split(text: str, option: str) -> tuple[str, str]:
     return left, right
 
 
-def _device(problem: Problem, name: str, option: str) -> int:
+def device_index(problem: Problem, name: str, option: str) -> int:
+    """The device of that name.
+
+    Raises:
+      MoiraiError: there is none; it names the option.
+    """
     for index, device in enumerate(problem.devices):
         if device.name == name:
             return index

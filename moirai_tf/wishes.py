@@ -1,0 +1,94 @@
+"""Pins on operators, and what the model itself rules out, as limits of a placement problem."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from moirai_tf.cluster import Cluster
+from moirai_tf.errors import MoiraiError
+from moirai_tf.fusion.coarse import CoarseGraph
+from moirai_tf.graph.graph import CLIENT_OPS
+from moirai_tf.placement import Problem
+from moirai_tf.placement.collisions import Limit
+from moirai_tf.placement.restrict import device_index
+
+
+def limits_of(
+    coarse: CoarseGraph, cluster: Cluster, problem: Problem, pins: Sequence[str]
+) -> list[Limit]:
+    """Why fused operators cannot be on every device, said of the operators in them.
+
+    Args:
+      coarse: the fused operators.
+      cluster: the devices.
+      problem: made of both.
+      pins: `regex=device`; an operator is fused into what it is pinned with.
+
+    Raises:
+      MoiraiError: a pin is not of that form, or names no device or no operator.
+    """
+    pinned = [limit for pin in pins for limit in _pinned(coarse, problem, pin)]
+    return [*_natural(coarse, cluster), *pinned]
+
+
+def _natural(coarse: CoarseGraph, cluster: Cluster) -> Iterator[Limit]:
+    """Feeds and fetches are with the client, and not every op has a kernel everywhere."""
+    types = {device.type for device in cluster.devices}
+    for index, fused in enumerate(coarse.operators):
+        for member in fused.members:
+            operator = coarse.fine.operators[member]
+            shown = f"{operator.name!r} ({operator.op})"
+            if operator.op in CLIENT_OPS:
+                here = {k for k, d in enumerate(cluster.devices) if d.name == cluster.client}
+                reason = f"{shown} is fed or fetched by the client, {cluster.client}"
+            elif types <= set(operator.device_types):
+                continue
+            else:
+                able = set(operator.device_types)
+                here = {k for k, d in enumerate(cluster.devices) if d.type in able}
+                reason = f"{shown} has kernels for {', '.join(sorted(able)) or 'no device'} only"
+            yield Limit(index, frozenset(here), reason)
+
+
+def _pinned(coarse: CoarseGraph, problem: Problem, pin: str) -> Iterator[Limit]:
+    pattern, separator, name = pin.rpartition("=")
+    if not separator or not name or not pattern:
+        raise _bad_pin(pin, "it is not regex=device")
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise _bad_pin(pin, f"its regular expression is broken: {error}") from error
+    devices = frozenset({device_index(problem, name, f"pin {pin!r}")})
+    found = False
+    for index, fused in enumerate(coarse.operators):
+        for member in fused.members:
+            operator = coarse.fine.operators[member]
+            if regex.search(operator.name):
+                found = True
+                reason = f"pin {pin!r} holds {operator.name!r}{_inside(coarse, index, member)}"
+                yield Limit(index, devices, reason, f"pin {pin!r}")
+                break
+    if not found:
+        raise _bad_pin(pin, "it matches no operator")
+
+
+def _inside(coarse: CoarseGraph, index: int, member: int) -> str:
+    """What holds a member together with the rest of its fused operator."""
+    fused, fine = coarse.operators[index], coarse.fine
+    if len(fused.members) == 1:
+        return ""
+    groups = [g.reason for g in fine.colocation if member in g.members]
+    ties = [f"shares a device with others ({', '.join(groups)})"] if groups else []
+    if fused.rule != "colocation":
+        own = fine.operators[member].name == fused.name
+        ties.append(f"is fused {'with others' if own else f'into {fused.name!r}'} ({fused.rule})")
+    return f", which {' and '.join(ties)}" if ties else ""
+
+
+def _bad_pin(pin: str, what: str) -> MoiraiError:
+    return MoiraiError(
+        f"pin {pin!r}: {what}",
+        why="an operator that was meant to be pinned would be placed freely",
+        fix="write pin='regex=/device:CPU:1'; moirai_inspect lists the operators",
+    )
