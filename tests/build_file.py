@@ -52,8 +52,8 @@ class Target:
 
 
 def python_files(root: Path) -> list[str]:
-    """Every Python file of the package, the tools and the tests, relative to the root."""
-    folders = (root / name for name in ("moirai_tf", "tools", "tests"))
+    """Every Python file of the package, laboratory, tools and tests, relative to the root."""
+    folders = (root / name for name in ("moirai_tf", "laboratory", "tools", "tests"))
     return sorted(
         path.relative_to(root).as_posix() for folder in folders for path in folder.rglob("*.py")
     )
@@ -88,8 +88,8 @@ def _owner(file: str) -> str:
     stem = Path(file).stem
     if folder == "moirai_tf":
         return inner[0] if len(inner) > 1 else stem.replace("__init__", "moirai_tf")
-    if folder == "tools":
-        return "tools"
+    if folder in ("laboratory", "tools"):
+        return folder
     if stem.startswith("test_"):
         return "_".join([stem, *inner[:-1]])
     return "zoo" if inner[0] == "zoo" else "testing"

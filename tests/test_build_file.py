@@ -39,7 +39,7 @@ def test_every_python_file_belongs_to_exactly_one_target() -> None:
     )
     on_disk = [
         path.relative_to(ROOT).as_posix()
-        for folder in ("moirai_tf", "tools", "tests")
+        for folder in ("moirai_tf", "laboratory", "tools", "tests")
         for path in (ROOT / folder).rglob("*.py")
     ]
     assert listed == collections.Counter(on_disk), build_file.__doc__

@@ -115,8 +115,8 @@ def local_cluster(
     }
     controllers = find_controllers([name for name in limits if set(limits[name]) != {None}])
     with contextlib.ExitStack() as stack:
-        addresses = [f"localhost:{stack.enter_context(_reserved_port())}" for _ in shares]
-        guard = stack.enter_context(_guard(controllers))
+        addresses = [f"localhost:{stack.enter_context(reserved_port())}" for _ in shares]
+        guard = stack.enter_context(guarded(controllers))
         groups = [
             (make_group(controller, guard.pid, task), limit)
             for controller in controllers
@@ -129,11 +129,12 @@ def local_cluster(
                 "task": task,
                 "core": core,
                 "threads": threads,
+                "environment": {},
                 "cgroups": [str(group.directory) for group, _ in groups if group.task == task],
             }
             for task, core in enumerate(chosen)
         ]
-        pids, pidfds = _start(guard, specs, startup_timeout_s, stack)
+        pids, pidfds = start_workers(guard, specs, startup_timeout_s, stack)
         for group, limit in groups:  # only now: under a small share the start would take minutes
             group.limit(limit)
         yield LocalCluster(_cluster(addresses, memory), pids, chosen, pidfds)
@@ -156,7 +157,7 @@ def _check(shares: Sequence[float], memory: Sequence[int | None], threads: int) 
 
 
 @contextlib.contextmanager
-def _reserved_port() -> Iterator[int]:
+def reserved_port() -> Iterator[int]:
     """A free port that stays one: only a server that shares ports can take it."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -165,8 +166,11 @@ def _reserved_port() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _guard(controllers: Sequence[Controller]) -> Iterator[subprocess.Popen[bytes]]:
-    """A guard without workers yet; at the end they and their groups under controllers are gone."""
+def guarded(controllers: Sequence[Controller]) -> Iterator[subprocess.Popen[bytes]]:
+    """A guard without workers yet; at the end they and their groups under controllers are gone.
+
+    They also go if this process dies, by whatever signal.
+    """
     for controller in controllers:
         remove_stale(controller)
     prefixes = [controller.prefix for controller in controllers]
@@ -203,13 +207,23 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _start(
+def start_workers(
     guard: subprocess.Popen[bytes],
     specs: Sequence[dict[str, Any]],
     timeout_s: float,
     stack: contextlib.ExitStack,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Process ids and descriptors of ready workers; the stack will close the descriptors."""
+    """Process ids and descriptors of ready workers; the stack will close the descriptors.
+
+    Args:
+      guard: of `guarded`.
+      specs: as `worker.main` takes them, without `guard`.
+      timeout_s: time for all workers to get ready.
+      stack: closes the descriptors when it ends.
+
+    Raises:
+      MoiraiError: a worker died, or was not ready in time.
+    """
     job = {"command": [sys.executable, str(_HERE / "worker.py")], "workers": specs}
     assert guard.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # reading will tell

@@ -33,20 +33,24 @@ def main(spec: dict[str, Any]) -> None:
     """Serves until it is killed.
 
     Args:
-      spec: `guard` (its process id), `core`, `cgroups` (directories to join), `addresses` of all
-        workers, `task` (which of them this is) and `threads` of either of TensorFlow's pools.
+      spec: `guard` (its process id), `core` (None for all, as they are), `cgroups` (directories to
+        join), `addresses` of all workers, `task` (which of them this is), `threads` of either of
+        TensorFlow's pools and `environment` (variables that TensorFlow reads).
     """
     _die_with(spec["guard"])
-    os.sched_setaffinity(0, {spec["core"]})
-    _answer_soon()
+    os.environ.update(spec["environment"])
+    if spec["core"] is not None:
+        os.sched_setaffinity(0, {spec["core"]})
+        _answer_soon()
     for directory in spec["cgroups"]:
         _join(directory)
     # What TensorFlow prints must neither be taken for a report nor fill the guard's pipe.
     report = os.dup(1)
     os.dup2(2, 1)
     server = _server(spec["addresses"], spec["task"], spec["threads"])
-    _compute_after_messages()
-    threading.Thread(target=_take_turns, daemon=True).start()
+    if spec["core"] is not None:
+        _compute_after_messages()
+        threading.Thread(target=_take_turns, daemon=True).start()
     os.write(report, b"ready\n")
     os.close(report)
     server.join()

@@ -1,0 +1,1 @@
+"""The laboratory: equipment that tests and measurements need and users never do."""
