@@ -5,16 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
-from moirai_tf.cluster import Cluster, Device, Link, read_cluster
+from moirai_tf.cluster import Cluster, read_cluster
 from moirai_tf.errors import MoiraiError
+from moirai_tf.machine import this_machine
 from moirai_tf.passes import PASSES
 from moirai_tf.pipeline import Hook, MoiraiItem, Pass, Pipeline, configured
 from moirai_tf.summary import Summary, summarise
-
-_PCIE_LATENCY_NS = 20_000
-_PCIE_BYTES_PER_S = 12_000_000_000
 
 
 def default_pipeline(*, verify: bool = True, **options: Any) -> Pipeline:
@@ -75,19 +71,3 @@ def optimize(
         cluster = this_machine() if cluster is None else read_cluster(cluster)
     item = pipeline.run(MoiraiItem(Path(saved_model_dir), cluster), hook)
     return summarise(item)
-
-
-def this_machine() -> Cluster:
-    """The physical devices that TensorFlow sees here, joined by links like PCIe's."""
-    found = [
-        Device(name=f"/device:{kind}:{i}", type=kind)
-        for kind in ("CPU", "GPU")
-        for i in range(len(tf.config.list_physical_devices(kind)))
-    ]
-    links = tuple(
-        Link(one.name, two.name, _PCIE_LATENCY_NS, _PCIE_BYTES_PER_S)
-        for one in found
-        for two in found
-        if one is not two
-    )
-    return Cluster("this machine", tuple(found), links)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorflow.core.framework import node_def_pb2, types_pb2
 
 from moirai_tf.cluster import Cluster, Device, Link
 from moirai_tf.cost import CostTable, DeviceProfile, OperatorCost, build_problem
@@ -35,8 +36,10 @@ CLUSTER = Cluster(
 
 def operator(name, op, *inputs, nbytes=0, weight=0, view=False, controls=(), types=BOTH):
     specs = (TensorSpec("float32", (nbytes // 4,), nbytes),) if nbytes else ()
+    node = node_def_pb2.NodeDef(name=name, op=op)
+    node.attr["T"].type = types_pb2.DT_FLOAT
     return Operator(
-        name, op, None, Scope("", ""), tuple(TensorRef(i, 0) for i in inputs), controls, specs,
+        name, op, node, Scope("", ""), tuple(TensorRef(i, 0) for i in inputs), controls, specs,
         types, weight, weight if view or weight else nbytes,
     )  # fmt: skip
 

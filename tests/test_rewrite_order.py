@@ -315,7 +315,7 @@ def _ordered(
     original = read_saved_model(path).meta_graph(coarse.fine.tags)
     placed = type(original)()
     placed.CopyFrom(original)
-    edits = apply_placement(placed, coarse.fine, placement, order)
+    edits = apply_placement(placed, coarse.fine, placement, FIRST, order)
     plan = replace(plan_of(coarse.fine, placement), order=order.promises, edits=edits)
     return original, placed, plan, rows, order.left_out
 

@@ -48,7 +48,7 @@ def _placed(original: Any, graph: Graph, seed: int, devices: int) -> tuple[Any, 
     placement = scattered(graph, DEVICES[:devices], seed)
     placed = type(original)()
     placed.CopyFrom(original)
-    edits = apply_placement(placed, graph, placement)
+    edits = apply_placement(placed, graph, placement, DEVICES[0])
     return placed, replace(plan_of(graph, placement, DEVICES[:devices]), edits=edits)
 
 

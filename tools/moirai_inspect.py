@@ -17,7 +17,7 @@ from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.dump import dump_coarse
 from moirai_tf.graph.dump import dump_graph
 from moirai_tf.inspection import explain
-from moirai_tf.optimize import this_machine
+from moirai_tf.machine import this_machine
 from moirai_tf.passes import Fuse, Import, Prune
 from moirai_tf.pipeline import MoiraiItem, Pipeline, need
 

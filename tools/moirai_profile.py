@@ -15,7 +15,7 @@ from absl import flags
 
 from moirai_tf.cluster import read_cluster
 from moirai_tf.cost import CostTable, merged, read_table, table_text, write_table
-from moirai_tf.optimize import this_machine
+from moirai_tf.machine import this_machine
 from moirai_tf.passes import Import, Profile, Prune
 from moirai_tf.pipeline import MoiraiItem, Pipeline, need
 

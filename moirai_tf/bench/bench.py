@@ -181,7 +181,8 @@ def _report(
         device: str | None = one.plan.summary.get("single_device")
         baseline = _single_name(device) if device is not None and device in singles else None
         rows.append(BenchRow(one.name, predicted_ns(one.plan), measured[one.name], baseline))
-    return BenchReport(cluster.name, tuple(rows), () if cluster.remote else (SHARED_THREADS,))
+    shared = sum(device.local for device in cluster.devices) > 1
+    return BenchReport(cluster.name, tuple(rows), (SHARED_THREADS,) if shared else ())
 
 
 def _single_name(device: str) -> str:

@@ -1,6 +1,7 @@
 """The timeline of a step that really ran, from TensorFlow's step statistics.
 
-Kernels come with nanoseconds. A tensor between two servers is a `RecvTensor` record of the
+Kernels come with nanoseconds; those of GPUs are taken from the records of their streams, since the
+executor's are of launches. A tensor between two servers is a `RecvTensor` record of the
 receiving worker, in whole microseconds: it starts when the sender has the tensor and ends when it
 has arrived. Between devices of one process nothing is recorded, so only arrows are known.
 
@@ -19,6 +20,7 @@ from typing import Any
 
 from moirai_tf.bench.timeline import Move, Span, Timeline, in_order
 from moirai_tf.model.validate import input_node
+from moirai_tf.runtime.gpu_records import gpu_kernels
 
 _TRANSFERS = frozenset({"_Send", "_Recv", "_HostSend", "_HostRecv"})
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
@@ -88,6 +90,7 @@ def _kernels(
 ) -> Iterator[Span]:
     ops = {node.name: node.op for graph in metadata.partition_graphs for node in graph.node}
     for stats in metadata.step_stats.dev_stats:
+        streams = _streams(metadata.step_stats, stats.device)
         for node in stats.node_stats if stats.device in devices else ():
             name = node.node_name.partition(":")[0]
             op, known = ops.get(name, ""), owner(name)
@@ -96,13 +99,28 @@ def _kernels(
             if not op and known is None:  # the executor's own, such as _SOURCE
                 continue
             kernel = _KERNEL.search(node.timeline_label)
-            yield Span(
-                known or name,
-                devices[stats.device],
+            launched_ns = (
                 node.all_start_nanos + node.op_start_rel_nanos,
                 node.all_start_nanos + max(node.op_start_rel_nanos, node.op_end_rel_nanos),
-                {"node": name, "kernel": kernel["op"] if kernel else op},
             )
+            for start_ns, finish_ns in streams.get(name, [launched_ns]):
+                yield Span(
+                    known or name,
+                    devices[stats.device],
+                    start_ns,
+                    finish_ns,
+                    {"node": name, "kernel": kernel["op"] if kernel else op},
+                )
+
+
+def _streams(step_stats: Any, device: str) -> dict[str, list[tuple[int, int]]]:
+    """Node -> when its kernels ran on a GPU's stream; a CPU has none."""
+    _, is_gpu, index = device.rpartition("/device:GPU:")
+    found: dict[str, list[tuple[int, int]]] = {}
+    for record in gpu_kernels(step_stats, int(index)) if is_gpu and index.isdigit() else ():
+        end_ns = record.start_ns + record.time_ns
+        found.setdefault(record.operator, []).append((record.start_ns, end_ns))
+    return found
 
 
 def _arrivals(metadata: Any, devices: Mapping[str, str]) -> Iterator[_Arrival]:

@@ -16,6 +16,7 @@ from moirai_tf.cost.table import (
     StepCost,
 )
 from moirai_tf.cost.text import table_text
+from moirai_tf.cost.transfers import measured_links
 
 __all__ = [
     "CostTable",
@@ -30,6 +31,7 @@ __all__ = [
     "build_problem",
     "generate_inputs",
     "load_inputs",
+    "measured_links",
     "merged",
     "predict",
     "profile",

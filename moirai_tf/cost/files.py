@@ -128,6 +128,9 @@ def _measurement(field: Field) -> Measurement:
     def whole(name: str, least: int = 0) -> int:
         return field[name].integer(least=least)
 
+    def newer(name: str) -> int:
+        return 0 if field.get(name) is None else whole(name)
+
     return Measurement(
         repeats=whole("repeats", 1),
         latency_ns=whole("latency_ns"),
@@ -138,6 +141,8 @@ def _measurement(field: Field) -> Measurement:
         fixed_ns=whole("fixed_ns"),
         moved_ns=whole("moved_ns"),
         dispatch_ns=whole("dispatch_ns"),
+        stream_ns=newer("stream_ns"),
+        copied_ns=newer("copied_ns"),
         scale=field["scale"].number(),
         pieces=whole("pieces", 1),
         peak_bytes=whole("peak_bytes"),

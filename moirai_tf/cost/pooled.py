@@ -20,7 +20,8 @@ def pooled(
 
     Args:
       times_ns: device -> time of each operator.
-      machines: device -> what its server says of its machine; without a processor it is alone.
+      machines: device -> what is known of its machine; a CPU without a processor, and a GPU
+        without a model, is alone.
     """
     groups: dict[tuple[str, ...], list[str]] = {}
     for device in times_ns:
@@ -37,10 +38,11 @@ def pooled(
 
 
 def _kind(device: str, machine: Mapping[str, str]) -> tuple[str, ...]:
+    if "/device:GPU:" in device:
+        return ("GPU", machine["gpu"]) if "gpu" in machine else (device,)
     if not {"processor", "cores"} <= machine.keys():
         return (device,)
-    kind = device.rpartition("/device:")[2].partition(":")[0]
-    return kind, machine["processor"], str(_count(machine["cores"]))
+    return "CPU", machine["processor"], str(_count(machine["cores"]))
 
 
 def _count(cores: str) -> int:

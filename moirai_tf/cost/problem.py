@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from moirai_tf.cluster import Cluster
+from moirai_tf.cluster import Cluster, Device
 from moirai_tf.cost.fused import FusedCosts, fused_costs
-from moirai_tf.cost.table import CostTable
+from moirai_tf.cost.host_memory import GPU, HostMemories, Links, host_of
+from moirai_tf.cost.table import CostTable, links_of
 from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, FusedOperator
 from moirai_tf.graph.graph import CLIENT_OPS
 from moirai_tf.placement import problem as placement
@@ -26,7 +27,9 @@ def build_problem(
 
     Feeds and fetches (`CLIENT_OPS`) take no time and can only be on the cluster's client. A control
     dependency between devices takes the link's latency. Measured links of the table win over those
-    of the cluster. Tensors of equal size share one matrix of transfer times.
+    of the cluster. Tensors of equal size share one matrix of transfer times. Between a GPU and a
+    CPU of its server a tensor takes no time that is, or is wanted, in host memory; within a GPU one
+    that changes memory makes its reader wait (see `host_memory`).
 
     Args:
       coarse: the fused operators.
@@ -40,14 +43,32 @@ def build_problem(
     """
     table.require_fit(coarse.fine, cluster)
     costs = fused_costs(coarse, table)
-    names = [device.name for device in cluster.devices]
-    known = (*cluster.links, *(measured.link for measured in table.links))
-    links = {(link.source, link.target): link for link in known}
+    has_gpus = any(device.type == GPU for device in cluster.devices)
+    links = links_of(cluster, table.links)
+    memories = HostMemories(coarse.fine)
 
     @cache
-    def matrix(nbytes: int) -> Matrix:
-        return tuple(
-            tuple(0 if a == b else links[a, b].transfer_ns(nbytes) for b in names) for a in names
+    def matrix(nbytes: int, made_on_host: bool, wanted_on_host: bool) -> Matrix:
+        def time_ns(a: Device, b: Device) -> int:
+            on_host = (a.type == GPU and made_on_host) or (b.type == GPU and wanted_on_host)
+            free = a == b or (a.task == b.task and {a.type, b.type} == {"CPU", GPU} and on_host)
+            return 0 if free else links[a.name, b.name].transfer_ns(nbytes)
+
+        return tuple(tuple(time_ns(a, b) for b in cluster.devices) for a in cluster.devices)
+
+    def times_ns(tensor: CoarseTensor) -> Matrix:
+        if tensor.source.port < 0 or not has_gpus:
+            return matrix(tensor_bytes(tensor), False, False)
+        readers = [
+            member
+            for consumer in tensor.consumers
+            for member in coarse.operators[consumer].members
+            if tensor.source in coarse.fine.operators[member].inputs
+        ]
+        return matrix(
+            tensor_bytes(tensor),
+            memories.made_on_host(tensor.source),
+            all(memories.wanted_on_host(reader, tensor.source) for reader in readers),
         )
 
     return placement.Problem(
@@ -55,7 +76,9 @@ def build_problem(
         devices=tuple(placement.Device(d.name, d.memory_bytes) for d in cluster.devices),
         operators=tuple(
             placement.Operator(
-                fused.name, _compute_ns(fused, cluster, costs), costs.memory_bytes(i, fused)
+                fused.name,
+                _compute_ns(fused, cluster, costs, memories, links),
+                costs.memory_bytes(i, fused),
             )
             for i, fused in enumerate(coarse.operators)
         ),
@@ -63,7 +86,7 @@ def build_problem(
             placement.Tensor(
                 tensor.producer,
                 tensor.consumers,
-                matrix(tensor_bytes(tensor)),
+                times_ns(tensor),
             )
             for tensor in coarse.tensors
         ),
@@ -80,15 +103,25 @@ def tensor_bytes(tensor: CoarseTensor) -> int:
 
 
 def _compute_ns(
-    fused: FusedOperator, cluster: Cluster, costs: FusedCosts
+    fused: FusedOperator,
+    cluster: Cluster,
+    costs: FusedCosts,
+    memories: HostMemories,
+    links: Links,
 ) -> tuple[int | None, ...]:
     """Time on each device of the cluster; None where it cannot run."""
     members = costs.graph.operators
     if any(members[member].op in CLIENT_OPS for member in fused.members):
         return tuple(0 if d.name == cluster.client else None for d in cluster.devices)
-    return tuple(
-        costs.time_ns(fused, costs.table.columns[device.name])
-        if device.type in fused.device_types
-        else None
-        for device in cluster.devices
-    )
+
+    def time_ns(device: Device) -> int | None:
+        if device.type not in fused.device_types:
+            return None
+        own_ns = costs.time_ns(fused, costs.table.columns[device.name])
+        if own_ns is None or device.type != GPU:
+            return own_ns
+        host = host_of(cluster, device.name)
+        copies_ns = sum(memories.copies_ns(m, device.name, host, links) for m in fused.members)
+        return own_ns + copies_ns
+
+    return tuple(time_ns(device) for device in cluster.devices)

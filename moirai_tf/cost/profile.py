@@ -38,7 +38,15 @@ from moirai_tf.graph.graph import Graph
 from moirai_tf.model.input_files import INPUTS_HELP
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.options import check_options, option
+from moirai_tf.runtime.child import Child
+from moirai_tf.runtime.devices import has_gpus_here
 from moirai_tf.runtime.facts import worker_facts
+
+_CHILD = Child(
+    "profiling",
+    timeout_s=7200.0,
+    longer="use smaller inputs or fewer runs (--repeats), or --source=analytical",
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class ProfileOptions:
     links: str = option(
         "auto",
         "where transfer costs come from: the cluster file, measured between the devices that can "
-        "be reached, or auto: measured if the cluster file has addresses",
+        "be reached, or auto: measured if operators are measured on servers or GPUs",
         choices=("auto", "cluster", MEASURE),
     )
     refresh: tuple[str, ...] = option(
@@ -77,7 +85,9 @@ def profile(
     """What every operator of a graph costs on every device of a cluster.
 
     Logical CPUs of one process are the same hardware: they are measured once, and each takes its
-    declared speed from the cluster file. A server's devices are measured one by one.
+    declared speed from the cluster file. A server's devices, and those of a machine with GPUs, are
+    measured one by one; GPUs of this machine in a process of its own, which leaves their memory to
+    this one.
 
     Args:
       model: the SavedModel that the graph was imported from; loaded only to be measured.
@@ -93,12 +103,12 @@ def profile(
     check_options(options)
     _check(options, cluster)
     if not options.costs:
-        return _profiled(model, graph, cluster, cluster.devices, options)
+        return _in_a_process(model, graph, cluster, cluster.devices, options)
     table = read_table(options.costs)
     table.require_graph(graph)
     stale = _to_refresh(table, cluster, options)
     if stale:
-        table = merged([table, _profiled(model, graph, cluster, stale, options)])
+        table = merged([table, _in_a_process(model, graph, cluster, stale, options)])
     table.require_fit(graph, cluster)
     return table
 
@@ -106,6 +116,19 @@ def profile(
 def _to_refresh(table: CostTable, cluster: Cluster, options: ProfileOptions) -> list[Device]:
     changed = table.changed_devices(cluster) if "changed" in options.refresh else {}
     return [d for d in cluster.devices if d.name in changed or d.name in options.refresh]
+
+
+def _in_a_process(
+    model: SavedModel,
+    graph: Graph,
+    cluster: Cluster,
+    devices: Sequence[Device],
+    options: ProfileOptions,
+) -> CostTable:
+    """A table of some devices of a cluster, made in the right process."""
+    if _measures_sessions(cluster, options) and not cluster.remote:
+        return _CHILD.call(_profiled, model, graph, cluster, devices, options)
+    return _profiled(model, graph, cluster, devices, options)
 
 
 def _profiled(
@@ -123,8 +146,8 @@ def _profiled(
     handling = measured_handling(cluster) if measures_links else {}
     step = StepCost()
     slowdown: dict[str, float] = {}
-    if _measures_servers(cluster, options):
-        step, slowdown, measured = _on_servers(model, graph, cluster, devices, links, options)
+    if _measures_sessions(cluster, options):
+        step, slowdown, measured = _in_sessions(model, graph, cluster, devices, links, options)
         for device in devices:
             times, profiles[device.name] = measured[device.name]
             columns[device.name] = _measured_column(graph, device, times)
@@ -147,7 +170,7 @@ def _profiled(
     )  # fmt: skip
 
 
-def _on_servers(
+def _in_sessions(
     model: SavedModel,
     graph: Graph,
     cluster: Cluster,
@@ -155,7 +178,7 @@ def _on_servers(
     links: Sequence[MeasuredLink],
     options: ProfileOptions,
 ) -> tuple[StepCost, dict[str, float], dict[str, tuple[list[int], DeviceProfile]]]:
-    """A step's cost, slow-downs, and times of every operator on the devices of servers."""
+    """A step's cost, slow-downs, and times of every operator on devices that Sessions reach."""
     inputs = _inputs(graph, options)
     facts = worker_facts(cluster)
     step = measured_step_cost(graph, cluster, inputs)
@@ -216,11 +239,11 @@ def _check(options: ProfileOptions, cluster: Cluster) -> None:
         if name not in known or not options.costs:
             raise _bad_option("refresh", name, "name a device of the cluster, and give --costs")
     away = [d.name for d in cluster.devices if not d.local and not d.address]
-    if options.source == MEASURE and away:
+    if options.source == MEASURE and away and not has_gpus_here(cluster):
         raise _bad_option(
             "source",
             MEASURE,
-            f"use source=auto: {away[0]!r} is no CPU of this process and has no address",
+            f"use source=auto: {away[0]!r} is no device of this process and has no address",
         )
 
 
@@ -228,13 +251,14 @@ def _bad_option(name: str, value: object, fix: str) -> MoiraiError:
     return MoiraiError(f"option {name} is {value!r}", why="no costs can be found that way", fix=fix)
 
 
-def _measures_servers(cluster: Cluster, options: ProfileOptions) -> bool:
-    return cluster.remote and options.source != ANALYTICAL
+def _measures_sessions(cluster: Cluster, options: ProfileOptions) -> bool:
+    """Whether devices are measured one by one, in Sessions that reach all of them."""
+    return options.source != ANALYTICAL and (cluster.remote or has_gpus_here(cluster))
 
 
 def _measures_links(cluster: Cluster, options: ProfileOptions) -> bool:
     return options.links == MEASURE or (
-        options.links == "auto" and _measures_servers(cluster, options)
+        options.links == "auto" and _measures_sessions(cluster, options)
     )
 
 

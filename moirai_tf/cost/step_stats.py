@@ -4,6 +4,10 @@ Statistics are kept by the executor of each worker, so they know the device, mis
 cheap, and belong to exactly one step. A remote profile (`tf.profiler.experimental.client`) covers a
 window of time on one worker, knows no steps, and loses kernels that the executor takes for cheap.
 So statistics are what times of operators on servers are taken from.
+
+A GPU's executor only launches kernels, which then run on a stream: its statistics are times of
+launches, and those of the kernels are records of their own (`runtime/gpu_records.py`). The next
+kernel is launched meanwhile, so an operator takes a GPU as long as the longer of the two.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moirai_tf.cost.xplane import UNKNOWN
+from moirai_tf.runtime.gpu_records import GpuRecord, gpu_copies, gpu_kernels, is_record
 
 _NO_KERNELS = frozenset({"_Send", "_Recv", "_HostSend", "_HostRecv"})
 """Nodes that wait or hand over: transfers, which are measured by themselves."""
@@ -26,9 +31,13 @@ class DeviceStep:
     """What one device did in one step."""
 
     kernel_ns: dict[int, int]
-    """Operator (or `UNKNOWN`) -> time in its kernels."""
+    """Operator (or `UNKNOWN`) -> time in its kernels, on a GPU or in launching them if longer."""
     kernels: dict[int, int]
     """Operator (or `UNKNOWN`) -> how many of its kernels ran."""
+    stream_ns: int = 0
+    """Time of all kernels on a GPU's stream; 0 for a CPU, and if nothing was recorded."""
+    copied_ns: int = 0
+    """Time of all copies from and to a GPU; 0 for a CPU."""
 
     @property
     def total_ns(self) -> int:
@@ -49,6 +58,8 @@ def device_steps(metadata: Any, owner: Callable[[str], int | None]) -> dict[str,
     ops = {node.name: node.op for graph in metadata.partition_graphs for node in graph.node}
     found: dict[str, DeviceStep] = {}
     for stats in metadata.step_stats.dev_stats:
+        if is_record(stats.device):
+            continue
         spans: list[tuple[int, int, int]] = []
         for node in stats.node_stats:
             name = node.node_name.partition(":")[0]
@@ -64,7 +75,42 @@ def device_steps(metadata: Any, owner: Callable[[str], int | None]) -> dict[str,
         for (_, _, key), share_ns in zip(spans, shared_ns(spans), strict=True):
             step.kernel_ns[key] = step.kernel_ns.get(key, 0) + round(share_ns)
             step.kernels[key] = step.kernels.get(key, 0) + 1
-    return found
+    return {
+        device: _with_streams(device, step, metadata.step_stats, owner)
+        for device, step in found.items()
+    }
+
+
+def _with_streams(
+    device: str, launched: DeviceStep, step_stats: Any, owner: Callable[[str], int | None]
+) -> DeviceStep:
+    """What a GPU did, from what its executor launched and what ran on its streams.
+
+    Records do not tell the server. An operator runs on one device, so those of operators that
+    another executor launched are another GPU's.
+    """
+    _, is_gpu, index = device.rpartition("/device:GPU:")
+    if not is_gpu:
+        return launched
+    running_ns: dict[int, int] = {}
+    for record in gpu_kernels(step_stats, int(index)):
+        key = _owner_of(record, owner)
+        if key in launched.kernel_ns or key == UNKNOWN:
+            running_ns[key] = running_ns.get(key, 0) + record.time_ns
+    return DeviceStep(
+        {
+            key: max(launched.kernel_ns.get(key, 0), running_ns.get(key, 0))
+            for key in launched.kernel_ns.keys() | running_ns.keys()
+        },
+        launched.kernels,
+        stream_ns=sum(running_ns.values()),
+        copied_ns=sum(record.time_ns for record in gpu_copies(step_stats, int(index))),
+    )
+
+
+def _owner_of(record: GpuRecord, owner: Callable[[str], int | None]) -> int:
+    known = owner(record.operator)
+    return UNKNOWN if known is None else known
 
 
 def shared_ns(spans: Sequence[tuple[int, int, int]]) -> list[float]:

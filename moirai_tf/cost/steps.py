@@ -47,10 +47,11 @@ def measured_step_cost(graph: Graph, cluster: Cluster, inputs: Mapping[str, Arra
         steps = [partial(way, *inputs.values()) for way in ways]
         client_ns, *more_ns = medians_ns(steps, repeats=_REPEATS, warmup=_WARMUP)
     own = cluster.device(cluster.client).task
+    free = {d.name for d in cluster.devices if d.task == own and d.type == "CPU"}
     return StepCost(
         round(client_ns),
         {
-            name: 0 if cluster.device(name).task == own else max(0, round(ns - client_ns))
+            name: 0 if name in free else max(0, round(ns - client_ns))
             for name, ns in zip(others, more_ns, strict=True)
         },
     )

@@ -48,7 +48,8 @@ class Measurement:
     moved_ns: int = 0
     """Part of `latency_ns` that is transfers of feeds and results, by the measured links."""
     dispatch_ns: int = 0
-    """What the executor spends on every kernel; in the operators' times."""
+    """What passes between kernels: the executor's work for each, a GPU's wait for the next; in the
+    operators' times."""
     scale: float = 1.0
     """Factor on the traced times, below 1 where tracing slowed them down."""
     pieces: int = 1
@@ -57,6 +58,10 @@ class Measurement:
     """The most that the device's allocator held during a step; 0 if it was not looked at."""
     scratch_bytes: int = 0
     """The most that one kernel took and gave back before it was done."""
+    stream_ns: int = 0
+    """Part of `attributed_ns` that kernels ran on a GPU's stream; the rest is longer launches."""
+    copied_ns: int = 0
+    """Copies from and to a GPU in one step, feeds and results included; 0 for a CPU."""
 
     @property
     def attributed(self) -> float:
@@ -75,6 +80,12 @@ class MeasuredLink:
     """(bytes, nanoseconds) of every size, medians."""
 
 
+def links_of(cluster: Cluster, measured: Iterable[MeasuredLink]) -> Mapping[tuple[str, str], Link]:
+    """(source, target) -> link; a measured one wins over that of the cluster file."""
+    known = (*cluster.links, *(found.link for found in measured))
+    return {(link.source, link.target): link for link in known}
+
+
 @dataclass(frozen=True)
 class StepCost:
     """Fixed cost of one step of a signature, at its input shapes."""
@@ -82,7 +93,7 @@ class StepCost:
     client_ns: int = 0
     """On the client's device alone."""
     device_ns: Mapping[str, int] = field(default_factory=dict)
-    """Device -> what its taking part adds; 0 for those of the client's task."""
+    """Device -> what its taking part adds; 0 for CPUs of the client's task."""
 
     def total_ns(self, client: str, used: Iterable[str]) -> int:
         """Fixed cost of a step in which so many devices run operators."""

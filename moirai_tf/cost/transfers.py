@@ -16,6 +16,7 @@ from tensorflow.core.protobuf import config_pb2
 
 from moirai_tf.cluster import Cluster, Device, Link
 from moirai_tf.cost.table import MeasuredLink
+from moirai_tf.runtime.devices import has_gpus_here
 from moirai_tf.runtime.session import ClusterSession, open_session
 from moirai_tf.runtime.timing import medians_ns
 
@@ -31,28 +32,28 @@ _FASTEST_BYTES_PER_S = 10**12
 def measured_links(cluster: Cluster) -> tuple[MeasuredLink, ...]:
     """A link for every ordered pair of devices that can be reached, latency and bandwidth measured.
 
-    Logical CPUs of this process are one hardware, so one pair is measured for all; with addresses
-    every pair is. Latency and bandwidth are the line of Theil (1950) and Sen (1968) through the
-    medians: the median of all slopes, then of all intercepts.
+    Logical CPUs of this process are one hardware, so one pair is measured for all of them. Latency
+    and bandwidth are the line of Theil (1950) and Sen (1968) through the medians: the median of all
+    slopes, then of all intercepts.
 
     Raises:
       MoiraiError: a worker is missing or dies.
     """
-    known = [d for d in cluster.devices if cluster.remote or d.local]
+    here = has_gpus_here(cluster)
+    known = [d for d in cluster.devices if cluster.remote or here or d.local]
     if len(known) < 2:
         return ()
     config = config_pb2.ConfigProto()
     config.graph_options.rewrite_options.disable_meta_optimizer = True
     with open_session(cluster, config=config) as opened:
-        if not cluster.remote:
-            times = _one_way_ns(opened, known[0], known[1])
-            return tuple(
-                _fitted(a.name, b.name, times) for a, b in itertools.permutations(known, 2)
-            )
-        return tuple(
-            _fitted(a.name, b.name, _one_way_ns(opened, a, b))
-            for a, b in itertools.permutations(known, 2)
-        )
+        measured: dict[tuple[str, str], list[float]] = {}
+        links = []
+        for a, b in itertools.permutations(known, 2):
+            pair = ("", "") if a.local and b.local else (a.name, b.name)
+            if pair not in measured:
+                measured[pair] = _one_way_ns(opened, a, b)
+            links.append(_fitted(a.name, b.name, measured[pair]))
+    return tuple(links)
 
 
 def fit(sizes: Sequence[int], times_ns: Sequence[float]) -> tuple[int, int]:

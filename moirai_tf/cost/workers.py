@@ -1,9 +1,13 @@
-"""Times operators on TensorFlow servers: each device runs the model, or pieces of it, in a Session.
+"""Times operators in Sessions: each device runs the model, or pieces of it.
 
 Untraced steps, in TensorFlow's own order, tell how long a step takes. Traced ones, in which control
 edges let one operator run at a time, tell how the time is shared among them. What a step takes
 beyond its fixed cost (see `steps`) and its kernels is the executor's work for every kernel, and is
 shared evenly among them; if kernels add up to more than the step, all are scaled down.
+
+A GPU runs one kernel at a time anyway, so there the same steps are traced. What it takes beyond its
+kernels, and beyond longer launches, is what passes between kernels. If that is longer than the
+executor can explain, kernels went unseen; if they make up half of a step, the profile is refused.
 """
 
 from __future__ import annotations
@@ -18,22 +22,28 @@ from pathlib import Path
 import numpy as np
 
 from moirai_tf.cluster import Cluster
+from moirai_tf.cost.host_memory import HostMemories, Links, host_of
 from moirai_tf.cost.inputs import Array
 from moirai_tf.cost.layouts import Layout, layouts
 from moirai_tf.cost.measure import loaded, runs_of
 from moirai_tf.cost.names import KernelNames
 from moirai_tf.cost.step_stats import Allocated, DeviceStep, allocated, device_steps
-from moirai_tf.cost.table import MeasuredLink, Measurement, StepCost
+from moirai_tf.cost.table import MeasuredLink, Measurement, StepCost, links_of
 from moirai_tf.cost.xplane import UNKNOWN
+from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.fusion.coarsen import FuseOptions, coarsen
-from moirai_tf.graph.graph import Graph
+from moirai_tf.graph.graph import Graph, TensorRef
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.rewrite.make_plan import transfers_of
 from moirai_tf.rewrite.order import plan_order
+from moirai_tf.runtime.devices import full_name
 from moirai_tf.runtime.placed import write_placed
 from moirai_tf.runtime.timing import elapsed_ns, warm_up
 
+_LEAST_ATTRIBUTED = 0.5
+_LONGEST_GAP_NS = 100_000
+"""Between two kernels of a GPU; the executor takes some 20 us for one, more on a busy host."""
 _KEPT = 0.5
 """Part of the traced steps that counts: those whose kernels' total is nearest the median."""
 
@@ -49,6 +59,8 @@ class _Traced:
     spread: float
     memory: Allocated
     repeats: int
+    stream_ns: float
+    copied_ns: float
 
 
 def measure_devices(
@@ -63,7 +75,7 @@ def measure_devices(
     repeats: int,
     warmup: int,
 ) -> dict[str, tuple[list[int], Measurement]]:
-    """Times every operator on devices of a cluster of servers, one device after the other.
+    """Times every operator on devices that Sessions reach, one device after the other.
 
     Times are means over the middle half of the traced steps, not medians of each operator: on a
     device under a CPU quota most runs of a short kernel are undisturbed and a few wait for the next
@@ -73,7 +85,8 @@ def measure_devices(
       Device -> nanoseconds of each operator of the graph, and what the profile says of itself.
 
     Raises:
-      MoiraiError: a worker is missing or dies, or the model cannot run there.
+      MoiraiError: a worker is missing or dies, the model cannot run there, or a GPU does not tell
+        what its kernels took.
     """
     types = sorted({known.type for known in cluster.devices})
     coarse, _ = coarsen(graph, FuseOptions(), types)
@@ -83,8 +96,10 @@ def measure_devices(
         shown = layouts(graph, cluster, device)
         traced = [subject.show(layout) for layout in shown]
         fixed_ns = step_cost.total_ns(cluster.client, [device])
-        moved_ns = _moved_ns(graph, cluster, shown[0], links)
+        moved_ns = _moved_ns(graph, cluster, shown[0], links_of(cluster, links))
         found[device] = _calibrated(graph, shown, traced, fixed_ns, moved_ns)
+        if _is_gpu(device):
+            _check_attributed(device, found[device][1], _kernels_expected(graph, shown))
     return found
 
 
@@ -105,6 +120,8 @@ class _Subject:
         with tempfile.TemporaryDirectory(prefix="moirai_profile_") as work:
             free, ordered = Path(work) / "free", Path(work) / "ordered"
             write_placed(self.model, self.graph, self.cluster, layout.placement, free)
+            if _is_gpu(layout.device):
+                return self._traced(free, layout.device, self._latencies(free))
             write_placed(
                 self.model, self.graph, self.cluster, layout.placement, ordered,
                 plan_order(self.model, self.coarse, [self._in_turn(layout)], layout.placement),
@@ -133,6 +150,7 @@ class _Subject:
         feeds, fetches = runs_of(self.model, self.graph, self.inputs)
         fed = dict(zip(feeds, self.inputs.values(), strict=True))
         owner = KernelNames(self.graph).owner
+        device = full_name(device)
         steps, memory, durations = [], [], []
         with loaded(self.cluster, placed, self.graph) as opened:
             for _ in range(self.warmup + self.repeats):
@@ -151,7 +169,42 @@ class _Subject:
             spread=float((high - low) / middle),
             memory=_most(memory[self.warmup :]),
             repeats=self.repeats,
+            stream_ns=float(np.mean([step.stream_ns for step in kept])),
+            copied_ns=float(np.mean([step.copied_ns for step in kept])),
         )
+
+
+def _kernels_expected(graph: Graph, shown: Sequence[Layout]) -> int:
+    """How many operators of the layouts make a tensor in the memory of the GPU looked at."""
+    memories = HostMemories(graph)
+    return sum(
+        operator.resident_bytes > operator.weight_bytes
+        and not all(memories.made_on_host(TensorRef(i, p)) for p in range(len(operator.outputs)))
+        for layout in shown
+        for i, operator in enumerate(graph.operators)
+        if layout.placement[operator.name] == layout.device
+    )
+
+
+def _check_attributed(device: str, found: Measurement, kernels: int) -> None:
+    """Refuses a profile of a GPU whose kernels did not tell how long they ran."""
+    busy_ns = found.latency_ns - found.fixed_ns - found.moved_ns
+    explained_ns = found.attributed_ns + kernels * min(found.dispatch_ns, _LONGEST_GAP_NS)
+    if (found.stream_ns or not kernels) and explained_ns >= _LEAST_ATTRIBUTED * busy_ns:
+        return
+    seen = (
+        f"{kernels} operators ran there, but no kernel is on record"
+        if not found.stream_ns
+        else f"kernels of {found.stream_ns / 1e6:.3f} ms are on record"
+    )
+    raise MoiraiError(
+        f"the profile of {device!r} explains {explained_ns / 1e6:.3f} of "
+        f"{busy_ns / 1e6:.3f} ms of a step: {seen}",
+        why="kernels run after their launch; without records of them nobody knows which took long",
+        fix="allow CUPTI to record (NVIDIA: the driver's option NVreg_RestrictProfilingToAdminUsers"
+        "=0, in a container --cap-add=SYS_ADMIN) and let no other profiler run; or use "
+        "--source=analytical, or a table (--costs)",
+    )
 
 
 def _most(found: Sequence[Allocated]) -> Allocated:
@@ -174,14 +227,27 @@ def _means(rows: Sequence[Mapping[int, int]]) -> dict[int, float]:
     return sums
 
 
-def _moved_ns(graph: Graph, cluster: Cluster, layout: Layout, links: Sequence[MeasuredLink]) -> int:
-    """Time in transfers, one after the other: feeds on their way to the device, results back."""
-    known = (*cluster.links, *(measured.link for measured in links))
-    by_pair = {(link.source, link.target): link for link in known}
-    return sum(
-        by_pair[transfer.source, transfer.target].transfer_ns(transfer.nbytes)
+def _moved_ns(graph: Graph, cluster: Cluster, layout: Layout, links: Links) -> int:
+    """Time in transfers, one after the other: feeds on their way to the device, results back.
+
+    On a GPU also tensors that change between its memory and the host's.
+    """
+    moved_ns = sum(
+        links[transfer.source, transfer.target].transfer_ns(transfer.nbytes)
         for transfer in transfers_of(graph, layout.placement)
     )
+    if not _is_gpu(layout.device):
+        return moved_ns
+    memories, host = HostMemories(graph), host_of(cluster, layout.device)
+    return moved_ns + sum(
+        memories.copies_ns(i, layout.device, host, links)
+        for i, operator in enumerate(graph.operators)
+        if layout.placement[operator.name] == layout.device
+    )
+
+
+def _is_gpu(device: str) -> bool:
+    return "/device:GPU:" in device
 
 
 def _calibrated(
@@ -224,4 +290,6 @@ def _calibrated(
         pieces=len(shown),
         peak_bytes=memory.peak_bytes,
         scratch_bytes=memory.scratch_bytes,
+        stream_ns=round(sum(found.stream_ns for found in traced)),
+        copied_ns=round(sum(found.copied_ns for found in traced)),
     )

@@ -148,7 +148,8 @@ class Graph:
         return self.operators[ref.producer].outputs[ref.port]
 
 
-CLIENT_OPS = frozenset({"Placeholder", "_Retval"})
+RESULT = "_Retval"
+CLIENT_OPS = frozenset({"Placeholder", RESULT})
 """Ops that stand for the client's feeds and fetches: they run on the client's device."""
 
 MERGE_OPS = frozenset({"Merge", "RefMerge"})

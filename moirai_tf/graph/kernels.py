@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,6 +15,7 @@ from moirai_tf.model.validate import function_attrs
 
 DEVICE_TYPES = ("CPU", "GPU")
 _CLIENT_SIDE = CLIENT_OPS | {"_Arg"}
+_ON_HOST = frozenset({"string", "resource"})
 
 
 def device_types(node: Any, library: Mapping[str, Any]) -> tuple[str, ...]:
@@ -32,14 +34,75 @@ def why_not(node: Any, device_type: str, library: Mapping[str, Any]) -> str | No
     return _why_not(node, device_type, library, frozenset())
 
 
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """Ports that a kernel has in host memory; the rest are in its device's own memory."""
+
+    inputs: frozenset[int] = frozenset()
+    outputs: frozenset[int] = frozenset()
+
+
+def host_memory(node: Any, device_type: str, specs: Sequence[Sequence[str]]) -> HostMemory:
+    """What the kernel of a node on a device type takes and gives in host memory.
+
+    On a CPU all memory is host memory, and nothing is special. Elsewhere the registered kernel says
+    it by argument (`KernelDef.host_memory_arg`), and some types never leave the host.
+    Source: TensorFlow's tensorflow/core/framework/memory_types.cc.
+
+    Args:
+      node: a `NodeDef`.
+      device_type: `CPU` or `GPU`.
+      specs: the types of its inputs and of its outputs, as TensorFlow names them.
+    """
+    if device_type == "CPU":
+        return HostMemory()
+    op_def = op_def_registry.get(node.op)
+    kernel = None if op_def is None else _kernel(node, device_type)
+    hosted = set() if kernel is None else set(kernel.host_memory_arg)
+    ports = [{i for i, dtype in enumerate(types) if dtype in _ON_HOST} for types in specs]
+    if op_def is not None and hosted:
+        for found, arguments in zip(ports, (op_def.input_arg, op_def.output_arg), strict=True):
+            first = 0
+            for argument in arguments:
+                count = _count(node, argument)
+                if argument.name in hosted:
+                    found.update(range(first, first + count))
+                first += count
+    return HostMemory(frozenset(ports[0]), frozenset(ports[1]))
+
+
+def _count(node: Any, argument: Any) -> int:
+    """How many tensors an argument of an operator stands for."""
+    if argument.number_attr:
+        return int(attr_of(node, argument.number_attr).i)
+    if argument.type_list_attr:
+        return len(attr_of(node, argument.type_list_attr).list.type)
+    return 1
+
+
+def _kernel(node: Any, device_type: str) -> Any | None:
+    """The `KernelDef` that runs a node on a device type, one for all devices only if need be."""
+    types = dict(_types_of(node))
+    label = attr_of(node, "_kernel").s.decode(errors="replace")
+    for wanted in (device_type, "DEFAULT"):
+        for kernel in _kernels_of(node.op):
+            if (kernel.device_type, kernel.label) == (wanted, label) and _fits(kernel, types):
+                return kernel
+    return None
+
+
+def _types_of(node: Any) -> tuple[tuple[str, int], ...]:
+    defaults = _type_attributes(node.op)
+    return tuple((name, attr_of(node, name).type or default) for name, default in defaults)
+
+
 def _why_not(
     node: Any, device_type: str, library: Mapping[str, Any], inside: frozenset[str]
 ) -> str | None:
     if node.op in _CLIENT_SIDE:
         return None
     if node.op not in library:
-        defaults = _type_attributes(node.op)
-        types = tuple((name, attr_of(node, name).type or default) for name, default in defaults)
+        types = _types_of(node)
         label = attr_of(node, "_kernel").s.decode(errors="replace")
         reason = _registry(node.op, device_type, types, label)
         if reason is not None:

@@ -2,6 +2,10 @@
 
 A function that is called with one placement is edited where it stands. If calls of it need
 different placements or orders, every further one gets a clone, and its caller names the clone.
+
+Feeds and calls are put on the client's device. The `Identity` nodes that TensorFlow leaves where it
+inlines a call take theirs from there; without one they go to the first GPU there is, and everything
+that passes them moves there and back.
 """
 
 from __future__ import annotations
@@ -31,7 +35,11 @@ _RUNTIME_TYPES = frozenset({"resource", "variant"})
 
 
 def apply_placement(
-    meta_graph: Any, graph: Graph, placement: Mapping[str, str], order: Order | None = None
+    meta_graph: Any,
+    graph: Graph,
+    placement: Mapping[str, str],
+    client: str,
+    order: Order | None = None,
 ) -> Edits:
     """Edits a MetaGraph in place so that every operator runs where, and when, it was planned.
 
@@ -39,6 +47,7 @@ def apply_placement(
       meta_graph: a copy of the model's `MetaGraphDef`; it is changed.
       graph: the flat graph of the signature that was placed.
       placement: operator -> device.
+      client: the device of feeds and fetches.
       order: the control edges to add; None adds none.
 
     Returns:
@@ -47,12 +56,13 @@ def apply_placement(
     Raises:
       MoiraiError: one resource would need two devices.
     """
-    return _Writer(meta_graph).write(call_tree(graph, placement, order or Order()))
+    return _Writer(meta_graph, client).write(call_tree(graph, placement, order or Order()))
 
 
 class _Writer:
-    def __init__(self, meta_graph: Any) -> None:
+    def __init__(self, meta_graph: Any, client: str) -> None:
         self.meta_graph = meta_graph
+        self.client = client
         self.library = meta_graph.graph_def.library
         self.originals: dict[str, Any] = {}
         for function in self.library.function:
@@ -74,6 +84,7 @@ class _Writer:
         main = {node.name: node for node in nodes}
         children = list(self._children(root, main))
         devices = {**root.devices, **_twins(main, root.devices)}
+        devices |= dict.fromkeys(root.calls, self.client)
         self._edit("", nodes, devices, children, root.waits)
         objects = _object_edits(self.meta_graph, main, devices)
         return Edits(
@@ -120,7 +131,8 @@ class _Writer:
         name = self._clone(function) if function in self.edited else function
         self.variants[function, layout] = name
         self.edited.add(function)
-        self._edit(name, self.bodies[name].node_def, tree.devices, children, tree.waits)
+        devices = {**tree.devices, **dict.fromkeys(tree.calls, self.client)}
+        self._edit(name, self.bodies[name].node_def, devices, children, tree.waits)
         return name
 
     def _clone(self, function: str) -> str:

@@ -81,7 +81,7 @@ def stage_placed(
     proto = _copy(model)
     meta_graph = _meta_graph(model, proto, plan)
     order = order or Order()
-    edits = apply_placement(meta_graph, graph, plan.placement, order)
+    edits = apply_placement(meta_graph, graph, plan.placement, plan.client, order)
     edits = replace(edits, fingerprint=_original_fingerprint(model).hex())
     edits = replace(edits, restore=split_restore(meta_graph, plan))
     plan = replace(plan, order=order.promises, edits=edits)

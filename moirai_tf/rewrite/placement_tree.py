@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from moirai_tf.graph.graph import CLIENT_OPS, Graph, Scope
+from moirai_tf.graph.graph import RESULT, Graph, Scope
 from moirai_tf.rewrite.order import Order, Wait
 
 
@@ -23,11 +23,11 @@ class CallTree:
 
 
 def call_tree(graph: Graph, placement: Mapping[str, str], order: Order) -> CallTree:
-    """Placement and order as a tree whose root is the main graph, without the client's nodes."""
+    """Placement and order as a tree whose root is the main graph; results have no node there."""
     root = CallTree("")
     trees: dict[Scope | None, CallTree] = {}
     for operator in graph.operators:
-        if operator.op in CLIENT_OPS or operator.name not in placement:
+        if operator.op == RESULT or operator.name not in placement:
             continue
         tree = _tree_of(operator.scope, trees, root)
         tree.devices[operator.node.name] = placement[operator.name]

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow.core.framework import device_attributes_pb2
 from tensorflow.python.client import device_lib
 
+from moirai_tf.cluster import Cluster
 from moirai_tf.cluster.cluster import DEVICE_TYPES
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.load import logical_cpus
@@ -168,4 +169,13 @@ def _described(device: Any) -> FoundDevice:
         architecture=(said["architecture"] or "") if said else "",
         memory_bytes=device.memory_limit if gpu else None,
         incarnation=device.incarnation,
+    )
+
+
+def has_gpus_here(cluster: Cluster) -> bool:
+    """Whether a cluster has GPUs without a server, and all of them are in this process."""
+    wanted = {d.name: d.model for d in cluster.devices if d.type == "GPU" and not d.task}
+    here = {d.name: d.model for d in local_devices() if d.type == "GPU"}
+    return bool(wanted) and all(
+        name in here and model in ("", here[name]) for name, model in wanted.items()
     )

@@ -128,8 +128,8 @@ class _Subject:
         return tuple(x for x in self.options.loaders if x != CLUSTER or self.cluster is not None)
 
     def run_original(self, loader: str, *, grappler: bool) -> Run:
-        """One inference in this process: a cluster's workers may be too small for it."""
-        return self._run_here(self.original_dir, loader, grappler=grappler)
+        """One inference on this process's CPU: workers and GPUs may be too small for it."""
+        return self._run_here(self.original_dir, loader, grappler=grappler, on_cpu=self.has_gpus)
 
     def run_placed(self, loader: str, *, grappler: bool) -> Run:
         """One inference, with a cluster on its workers."""
@@ -141,14 +141,23 @@ class _Subject:
             self.cluster, grappler=grappler, timeout_s=self.options.step_timeout_s,
         )  # fmt: skip
 
-    def _run_here(self, directory: Path, loader: str, *, grappler: bool) -> Run:
-        plan = self.plan
+    def _run_here(
+        self, directory: Path, loader: str, *, grappler: bool, on_cpu: bool = False
+    ) -> Run:
+        tags, signature = self.plan.tags, self.plan.signature
         if loader == TF2:
-            return run_tf2(directory, plan.tags, plan.signature, self.inputs, grappler=grappler)
+            return run_tf2(
+                directory, tags, signature, self.inputs, grappler=grappler, on_cpu=on_cpu
+            )
         return run_session(
-            directory, plan.tags, plan.signature, self.inputs, self.devices.values(),
-            grappler=grappler,
+            directory, tags, signature, self.inputs, self.devices.values(),
+            grappler=grappler, on_cpu=on_cpu,
         )  # fmt: skip
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether GPUs of this machine run the placed model."""
+        return any(local_device(name).startswith("GPU") for name in self.devices.values())
 
     def plan_names(self, loader: str) -> dict[str, str]:
         """Device of a run -> device of the plan."""

@@ -47,7 +47,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """One `_Send`/`_Recv` pair."""
+    """One `_Send`/`_Recv` pair; within one device if a kernel wants its argument in host memory."""
 
     origin: Origin
     source: str

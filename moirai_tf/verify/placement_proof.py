@@ -45,7 +45,8 @@ def prove(evidence: Evidence, plan: Plan, *, grappler: bool) -> tuple[RunProof, 
     graph = evidence.graph
     proved, executed, findings = _operators(evidence, grappler=grappler)
     findings += _untold(evidence, proved)
-    sends = [s for s in graph.sends if not s.control and (grappler or not s.unused)]
+    crossing = [s for s in graph.sends if s.source != s.target]
+    sends = [s for s in crossing if not s.control and (grappler or not s.unused)]
     data = [s for s in sends if s.origin.operator not in graph.names.captured]
     seen = Counter(map(_key, data))
     planned = _planned(graph, plan)
@@ -68,10 +69,11 @@ def prove(evidence: Evidence, plan: Plan, *, grappler: bool) -> tuple[RunProof, 
         captured=len(sends) - len(data),
         replicated=len(replicated - seen.keys()),
         kept=len(kept - seen.keys()),
-        unused=sum(s.unused and not s.control for s in graph.sends),
-        control=sum(s.control for s in graph.sends),
+        unused=sum(s.unused and not s.control for s in crossing),
+        control=sum(s.control for s in crossing),
         planned_weights=sum(s.weights and _key(s) in planned for s in data),
         ordered=ordered,
+        within=len(graph.sends) - len(crossing),
     )
     return proof, findings
 

@@ -31,6 +31,13 @@ from moirai_tf.verify.report import (
 )
 from moirai_tf.verify.stand_in import stand_ins
 
+_COMPARABLE = {
+    "NVIDIA_TF32_OVERRIDE": "0",
+    "TF_CUDNN_USE_AUTOTUNE": "0",
+    "TF_CUDNN_DETERMINISTIC": "1",
+}
+"""Kernels of GPUs that differ from a CPU's by rounding alone, the same ones in every run."""
+
 
 def verify(
     original: str | Path,
@@ -86,7 +93,7 @@ def inspect_placed(
         "verification",
         timeout_s=options.verify_timeout_s,
         longer="allow more time (--verify_timeout_s), or smaller inputs (--inputs)",
-        environment=without_gpus(devices.values()),
+        environment={**without_gpus(devices.values()), **_COMPARABLE},
     )
     report = child.call(
         _examine, Path(original).resolve(), Path(placed).resolve(), devices, options, servers

@@ -88,6 +88,8 @@ class RunProof:
     """Weights that move because the plan says so."""
     ordered: int = 0
     """Precedences of the plan's order that the partition graphs enforce."""
+    within: int = 0
+    """Tensors that TensorFlow copies between a GPU's memory and the host's for its own kernels."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def _proof_line(proof: RunProof) -> str:
         (proof.unused, "to unused operators"),
         (proof.control, "for control only"),
         (proof.planned_weights, "of weights, as planned"),
+        (proof.within, "between a GPU's memory and the host's, within one device"),
     )
     parts = [
         f"{_count(proof.operators, 'operator')} on their devices{executed}",

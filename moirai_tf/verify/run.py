@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tensorflow.python.eager import context
 
 from moirai_tf.model.load import load_in_session, load_with_devices, session_config
 from moirai_tf.model.validate import tensor_names
+from moirai_tf.runtime.gpu_records import is_record
 from moirai_tf.verify.parity import Array
 
 _REWRITER = rewriter_config_pb2.RewriterConfig
@@ -44,6 +45,7 @@ def run_session(
     devices: Iterable[str],
     *,
     grappler: bool,
+    on_cpu: bool = False,
 ) -> Run:
     """Runs a signature in a TF1 Session, as TensorFlow Serving does.
 
@@ -54,8 +56,12 @@ def run_session(
       inputs: one array per input.
       devices: the devices that the Session must have.
       grappler: whether Grappler may change the graph.
+      on_cpu: whether GPUs that are here must not take part: an original asks for no device, and
+        may fit on none of them.
     """
     config = session_config(devices)
+    if on_cpu:
+        config.device_count["GPU"] = 0
     if not grappler:
         switch_off(config)
     options = config_pb2.RunOptions(
@@ -85,6 +91,8 @@ def run_of(outputs: Mapping[str, Any], metadata: Any) -> Run:
     """What a step of a Session returned, with step statistics and partition graphs."""
     executed: dict[str, set[str]] = {}
     for device in metadata.step_stats.dev_stats:
+        if is_record(device.device):
+            continue
         for node in device.node_stats:
             executed.setdefault(node.node_name, set()).add(device.device)
     return Run(
@@ -101,9 +109,10 @@ def run_tf2(
     inputs: Mapping[str, Array],
     *,
     grappler: bool,
+    on_cpu: bool = False,
 ) -> Run:
     """Runs a signature the way `moirai_tf.load` does; arguments as in `run_session`."""
-    with _grappler(grappler):
+    with _grappler(grappler), tf.device("/device:CPU:0") if on_cpu else nullcontext():
         function = load_with_devices(directory, tags).signatures[signature]
         with tf.device("/device:CPU:0"):
             constants = {name: tf.constant(value) for name, value in inputs.items()}

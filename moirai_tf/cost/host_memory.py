@@ -1,0 +1,79 @@
+"""Tensors that cross between a GPU's memory and the host's although they stay on one device.
+
+A kernel on a GPU has some arguments in host memory: shapes, axes, and most of what is int32. If
+their producer on the same GPU leaves them in the GPU's memory, TensorFlow sends the tensor from the
+device to itself, which takes as long as a copy to the CPU of its server. The other way round too.
+From a CPU such an argument costs nothing, as it is where it is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from moirai_tf.cluster import Cluster, Link
+from moirai_tf.graph.graph import CLIENT_OPS, Graph, TensorRef
+from moirai_tf.graph.kernels import HostMemory, host_memory
+
+GPU = "GPU"
+Links = Mapping[tuple[str, str], Link]
+
+
+class HostMemories:
+    """Where the kernels of a graph's operators would have their tensors on a GPU."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    @cached_property
+    def _known(self) -> list[HostMemory]:
+        graph = self._graph
+        return [
+            host_memory(
+                operator.node,
+                GPU,
+                (
+                    [graph.spec(ref).dtype for ref in operator.inputs],
+                    [spec.dtype for spec in operator.outputs],
+                ),
+            )
+            for operator in graph.operators
+        ]
+
+    def made_on_host(self, ref: TensorRef) -> bool:
+        """Whether a tensor's producer on a GPU leaves it in host memory."""
+        return ref.port in self._known[ref.producer].outputs
+
+    def wanted_on_host(self, consumer: int, ref: TensorRef) -> bool:
+        """Whether an operator on a GPU reads a tensor from host memory only."""
+        hosted = self._known[consumer].inputs
+        ports = [i for i, read in enumerate(self._graph.operators[consumer].inputs) if read == ref]
+        return bool(ports) and hosted.issuperset(ports)
+
+    def copies_ns(self, consumer: int, device: str, host: str, links: Links) -> int:
+        """What an operator on a GPU waits for tensors of the same GPU that change memory.
+
+        Args:
+          consumer: the operator.
+          device: the GPU.
+          host: the CPU of its server.
+          links: (source, target) -> link.
+        """
+        graph, total_ns = self._graph, 0
+        for ref in dict.fromkeys(graph.operators[consumer].inputs):
+            producer = graph.operators[ref.producer]
+            if producer.op in CLIENT_OPS or GPU not in producer.device_types:
+                continue
+            wanted, made = self.wanted_on_host(consumer, ref), self.made_on_host(ref)
+            if wanted != made:
+                pair = (device, host) if wanted else (host, device)
+                total_ns += links[pair].transfer_ns(graph.spec(ref).nbytes)
+        return total_ns
+
+
+def host_of(cluster: Cluster, device: str) -> str:
+    """The first CPU of a device's server; the client's device if it has none."""
+    task = cluster.device(device).task
+    return next(
+        (d.name for d in cluster.devices if d.type == "CPU" and d.task == task), cluster.client
+    )

@@ -1,0 +1,72 @@
+"""What step statistics say of a GPU's streams: the one place that knows how CUPTI's records look.
+
+A step that is traced (`RunOptions.FULL_TRACE`) carries, beside the executor's own statistics of
+every device, records of what ran on the streams of each GPU, under names that are no devices:
+
+    /device:GPU:0/stream:all    every kernel, once
+    /device:GPU:0/stream:7      the kernels of one stream, again
+    /device:GPU:0/memcpy        every copy, once
+    /device:GPU:0/sync          host threads that waited
+
+Their `node_name` is the TensorFlow operator as `name:op`, or a kernel's own name if nothing told
+which operator launched it; only the `*_micros` fields are set. A copy's label begins with its kind
+(`MemcpyH2D`, `MemcpyD2H`, `MemcpyD2D`, `MemcpyP2P`). The number is that of the GPU in its process;
+the process is not named.
+
+Source: TensorFlow's tensorflow/core/profiler/convert/xplane_to_step_stats.cc. So far this was seen
+with emulated GPUs only; `python -m benchmarks.gpu_check` compares it with real ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_RECORD = re.compile(r"/device:GPU:(?P<index>\d+)/(?P<kind>stream:all|stream:.*|memcpy|sync)")
+_KERNELS, _COPIES = "stream:all", "memcpy"
+_NS_PER_US = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRecord:
+    """A kernel or a copy that ran on a stream of a GPU."""
+
+    operator: str
+    """Name of the TensorFlow operator that launched it, as far as the record knows."""
+    kind: str
+    """`MemcpyH2D` and the like for a copy, empty for a kernel."""
+    start_ns: int
+    """On the clock of the machine's statistics; a multiple of a microsecond."""
+    time_ns: int
+    """How long it took. The record is cut to whole microseconds; half of one is added again."""
+
+
+def is_record(device: str) -> bool:
+    """Whether the name in step statistics is that of a GPU's records, not of a device."""
+    return _RECORD.search(device) is not None
+
+
+def gpu_kernels(step_stats: Any, index: int) -> list[GpuRecord]:
+    """Every kernel of the GPUs with that number; of several servers if several have one."""
+    return list(_records(step_stats, index, _KERNELS))
+
+
+def gpu_copies(step_stats: Any, index: int) -> list[GpuRecord]:
+    """Every copy from, to or within the GPUs with that number."""
+    return list(_records(step_stats, index, _COPIES))
+
+
+def _records(step_stats: Any, index: int, wanted: str) -> Iterator[GpuRecord]:
+    for stats in step_stats.dev_stats:
+        found = _RECORD.search(stats.device)
+        if found is None or int(found["index"]) != index or found["kind"] != wanted:
+            continue
+        for node in stats.node_stats:
+            yield GpuRecord(
+                operator=node.node_name.partition(":")[0],
+                kind=node.timeline_label.partition(" ")[0] if wanted == _COPIES else "",
+                start_ns=node.all_start_micros * _NS_PER_US,
+                time_ns=node.all_end_rel_micros * _NS_PER_US + _NS_PER_US // 2,
+            )
