@@ -60,10 +60,10 @@ def test_one_placement_for_both_calls_edits_the_function(tmp_path: Path) -> None
     calls = ("call/embed_left", "call/embed_right")
     place(SIAMESE, tmp_path / "out", placement={f"{c}/Relu": SECOND for c in calls})
     placed = _text_proto(tmp_path / "out")
-    # Placeholders are the client's, NoOps are pruned; all else has a device.
+    # NoOps are pruned; all else has a device: feeds and calls the client's.
     assert _devices(placed) == {
-        "": {"weight": FIRST},
-        "serve": _on("difference chosen text", FIRST),
+        "": _on("left right flip call weight", FIRST),
+        "serve": _on("embed_left embed_right difference chosen text", FIRST),
         "embed": {**_on("Read MatMul Identity", FIRST), "Relu": SECOND},
         "closer": {"Neg": FIRST},
         "farther": {"Tanh": FIRST},
@@ -75,8 +75,8 @@ def test_two_placements_for_two_calls_make_a_clone(tmp_path: Path) -> None:
     place(SIAMESE, tmp_path / "out", placement={"call/embed_right/MatMul": SECOND})
     placed = _text_proto(tmp_path / "out")
     assert _devices(placed) == {
-        "": {"weight": FIRST},
-        "serve": _on("difference chosen text", FIRST),
+        "": _on("left right flip call weight", FIRST),
+        "serve": _on("embed_left embed_right difference chosen text", FIRST),
         "embed": _on("Read MatMul Relu Identity", FIRST),
         "embed__moirai_1": {**_on("Read Relu Identity", FIRST), "MatMul": SECOND},
         "closer": {"Neg": FIRST},
@@ -94,7 +94,8 @@ def test_branches_lie_on_the_device_of_their_operator(tmp_path: Path) -> None:
     devices = _devices(_text_proto(tmp_path / "out"))
     assert devices["closer"] == {"Neg": SECOND}
     assert devices["farther"] == {"Tanh": SECOND}
-    assert devices["serve"] == {"difference": SECOND, "chosen": SECOND, "text": FIRST}
+    calls = _on("embed_left embed_right", FIRST)
+    assert devices["serve"] == {**calls, "difference": SECOND, "chosen": SECOND, "text": FIRST}
 
 
 def test_bodies_shared_by_two_loops_on_two_devices_are_cloned(tmp_path: Path) -> None:
@@ -239,10 +240,11 @@ def test_devices_of_the_original_are_replaced(tmp_path: Path) -> None:
         save_graph(tmp_path / "model", graph_v1, {"x": x}, {"y": b})
     plan = place(tmp_path / "model", tmp_path / "out", placement={"a": SECOND})
     (placed,) = proto_of(tmp_path / "out").meta_graphs
-    assert _devices(placed) == {"": {"a": SECOND, "b": FIRST}}
+    assert _devices(placed) == {"": {"x": FIRST, "a": SECOND, "b": FIRST}}
     assert [(e.node, e.before, e.after) for e in plan.edits.nodes] == [
         ("a", "/device:GPU:3", SECOND),
         ("b", FIRST, FIRST),
+        ("x", "", FIRST),
     ]
 
 

@@ -42,15 +42,14 @@ def misplaced(placed: Any, plan: Plan) -> list[str]:
 
     Finds each node by its name alone: an operator `a/b/c` is node `c` of the function that node
     `a/b` calls, or node `b/c` of the function that `a` calls, and so on. Functions that an operator
-    holds, such as the bodies of a loop, must lie on its device with everything in them. Feeds and
-    fetches belong to the client and have no device in the model.
+    holds, such as the bodies of a loop, must lie on its device with everything in them. Fetches
+    have no node in the model.
     """
     bodies = _bodies(placed)
-    feeds = _feeds(placed, plan.signature)
     seen: set[tuple[str, str]] = set()
     found = []
     for name, device in plan.placement.items():
-        if name in feeds or name.startswith(_RESULT):
+        if name.startswith(_RESULT):
             continue
         nodes = list(_nodes_called(name, "", bodies))
         if not nodes:
@@ -296,19 +295,6 @@ def _named(node: Any, attribute: str) -> Sequence[Any]:
         return ()
     value = node.attr[attribute]
     return [value.func] if value.HasField("func") else list(value.list.func)
-
-
-def _feeds(meta_graph: Any, signature: str) -> set[str]:
-    """The nodes that a signature feeds, however its inputs are composed."""
-    known = meta_graph.signature_def.get(signature)
-    pending = [] if known is None else list(known.inputs.values())
-    names: set[str] = set()
-    while pending:
-        info = pending.pop()
-        pending.extend(info.composite_tensor.components)
-        names.add(info.name)
-        names.update(tensor for _, tensor in info.coo_sparse.ListFields())
-    return {name.partition(":")[0] for name in names}
 
 
 def _nodes_called(
