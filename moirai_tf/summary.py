@@ -150,6 +150,18 @@ def _graph_lines(summary: Summary) -> list[str]:
     ]
 
 
+def _one_device(summary: Summary, used: str) -> str:
+    """Who does the work, and what is elsewhere all the same, as the table shows it."""
+    best = "One device is best: " if used == summary.single_device else ""
+    idle = {n: row["operators"] for n, row in summary.devices.items() if n != used}
+    others = [f"{count} on {name}" for name, count in idle.items() if count]
+    if not others:
+        return f"{best}everything runs on {used}."
+    return (
+        f"{best}all work is on {used}; feeds, fetches and what takes no time: {', '.join(others)}."
+    )
+
+
 def _device_lines(summary: Summary) -> list[str]:
     width = max(len(name) for name in summary.devices)
     lines = []
@@ -184,7 +196,7 @@ def _latency_lines(summary: Summary) -> list[str]:
         )
     lines.extend(f"note        {message}" for message in summary.messages)
     if len(summary.used) == 1:
-        lines.append(f"One device is best: everything runs on {summary.used[0]}.")
+        lines.append(_one_device(summary, summary.used[0]))
     if summary.report is not None:
         lines.append(f"verified    {summary.report}")
     lines.append(f"output      {summary.output}")

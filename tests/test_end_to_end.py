@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 import moirai_tf
 from moirai_tf import MoiraiItem
+from tests.cost_cases import saved
 from tests.scatter import logical_cluster, scatter_pipeline
 from tests.zoo import LARGE, SMALL, ZOO
 
@@ -90,7 +93,35 @@ def test_one_device_is_the_answer_where_links_are_slow(zoo_dir: ZooDir, tmp_path
     )
     assert summary.used == ("/device:CPU:0",)
     assert summary.transfers == 0
-    assert "One device is best" in str(summary)
+    assert "One device is best: everything runs on /device:CPU:0." in str(summary)
+
+
+@pytest.mark.parametrize("kind", ["feeds and fetches", "also a constant result", "other client"])
+def test_one_device_beside_the_client_is_said_as_the_table_shows_it(
+    kind: str, tmp_path: Path
+) -> None:
+    """x is fed and y fetched on the client; all work is pinned to the other device."""
+
+    @tf.function(input_signature=[tf.TensorSpec([64, 64], tf.float32, "x")])
+    def call(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        more = {"z": tf.ones([2])} if kind == "also a constant result" else {}
+        return {"y": tf.matmul(x, x), **more}
+
+    client, other = ("/device:CPU:0", "/device:CPU:1")
+    cluster = logical_cluster(2)
+    if kind == "other client":
+        client, other = other, client
+        cluster = replace(cluster, client=client)
+    summary = moirai_tf.optimize(
+        saved(call, tmp_path / "m").path, tmp_path / "out", cluster, source="analytical",
+        pin=(f"MatMul={other}",), verify=False,
+    )  # fmt: skip
+    assert summary.used == (other,)
+    count = summary.devices[client]["operators"]
+    assert count >= 2
+    text = str(summary)
+    assert f"all work is on {other}; feeds, fetches and what takes no time: {count} on" in text
+    assert "everything runs" not in text
 
 
 def test_pins_and_forbidden_devices_hold(zoo_dir: ZooDir, tmp_path: Path) -> None:

@@ -253,4 +253,4 @@ def test_an_original_that_only_one_loader_can_run(zoo_dir: ZooDir, tmp_path: Pat
     report = verify(source, tmp_path / "placed", VerifyOptions(grappler="off"))
     assert [proof.run for proof in report.proofs] == ["tf2, Grappler off"]
     (note,) = report.notes
-    assert "session: the original itself cannot be run: Could not find variable" in note
+    assert "the original itself cannot be run by session: Could not find variable" in note

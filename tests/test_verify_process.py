@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,15 +64,29 @@ def test_giving_up(pair: tuple[Path, Path]) -> None:
         verify(*pair, VerifyOptions(verify_timeout_s=0.01))
 
 
+@pytest.mark.parametrize(
+    ("end", "rule", "fix"),
+    [
+        ("kill -SEGV $$", "died of SIGSEGV: last words", "run the original alone"),
+        ("kill -KILL $$", "died of SIGKILL: last words", "free memory"),
+        ("exit 3", "ended with an error: last words", "a fault of moirai_tf"),
+    ],
+)
 def test_a_child_that_dies(
-    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    end: str,
+    rule: str,
+    fix: str,
+    pair: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     script = tmp_path / "python"
-    script.write_text("#!/bin/sh\necho last words >&2\nkill -SEGV $$\n")
+    script.write_text(f"#!/bin/sh\necho last words >&2\n{end}\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    with pytest.raises(MoiraiError, match=r"died with code -11: last words"):
+    with pytest.raises(MoiraiError, match=rule) as caught:
         verify(*pair)
+    assert fix in caught.value.fix
 
 
 def test_devices_that_stand_in() -> None:
@@ -91,6 +106,26 @@ def test_devices_that_stand_in() -> None:
     assert stand_ins(remote, gpus=0) == {REMOTE: cpu0, cpu1: cpu1}
     # Feeds and fetches of a process are on its first CPU, so the client must be there.
     assert stand_ins(plan(cpu1, cpu0, cpu1), gpus=0) == {cpu1: cpu0, cpu0: cpu1}
+
+
+def test_fusion_is_advised_only_where_it_was_off_and_grappler_on() -> None:
+    """Findings without Grappler are not its work, and fusion that was on cannot be put on."""
+    cpu, names = PlanDevice("/device:CPU:0", "CPU", None), ("a", "b")
+    plan = Plan("s", ("serve",), (cpu,), cpu.name, dict.fromkeys(names, cpu.name), ())
+    for coarsen, grappler, fix in (
+        (False, True, "with fusion (coarsen)"),
+        (True, True, "pin='^(?:a|b)$=/device:CPU:0', which keeps these operators together, or sw"),
+        (False, False, "pin='^(?:a|b)$=/device:CPU:0', which keeps these operators together"),
+    ):
+        finding = Finding("transfer", "text", (*names, "no operator"), cpu.name, grappler)
+        report = VerifyReport((), (), (), (), (finding,))
+        with pytest.raises(MoiraiError, match="text") as caught:
+            check_report(report, replace(plan, options={"fuse": {"coarsen": coarsen}}))
+        assert fix in caught.value.fix
+        assert ("coarsen" in caught.value.fix) == (not coarsen and grappler)
+    with pytest.raises(MoiraiError) as caught:
+        check_report(VerifyReport((), (), (), (), (Finding("order", "text"),)), plan)
+    assert "order=runtime" in caught.value.fix
 
 
 def test_the_gravest_finding_comes_first() -> None:

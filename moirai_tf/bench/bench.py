@@ -15,7 +15,6 @@ from moirai_tf.bench.models import (
     Placed,
     Signature,
     check_devices,
-    explained,
     fused,
     logical_cpus,
     opened,
@@ -34,6 +33,7 @@ from moirai_tf.options import check_options, option
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.schedule_file import read_planned_schedule
 from moirai_tf.runtime.devices import full_name
+from moirai_tf.runtime.failures import explained
 from moirai_tf.runtime.placed import write_placed
 
 SHARED_THREADS = (
@@ -89,7 +89,10 @@ def bench(
     inputs = inputs_of(signature, options)
     predicted = _predicted(signature, placed[0]) if options.trace else None
     singles = _singles(placed) if options.single_device else {}
-    with explained(), ExitStack() as stack:
+    with (
+        explained("the signature cannot be run", "a latency is that of the signature, run whole"),
+        ExitStack() as stack,
+    ):
         loaded = _loaded(placed, singles, signature, inputs, cluster, options, stack)
         measured = measure_latencies(
             {name: model.step() for name, model in loaded.items()},

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
 from moirai_tf.cluster import Cluster, Device, Link
 from moirai_tf.cost.inputs import Array
 from moirai_tf.cost.measure import fill_variables, runs_of
@@ -148,7 +146,7 @@ def opened(
 
     Raises:
       MoiraiError: a worker or a device is missing.
-      tf.errors.OpError: the model cannot be loaded; see `explained`.
+      tf.errors.OpError: the model cannot be loaded; see `failures.explained`.
     """
     feeds, fetches = runs_of(signature.model, signature.graph, inputs)
     with open_session(cluster, timeout_s=timeout_s) as session:
@@ -158,19 +156,6 @@ def opened(
             load_in_session(directory, session.session, signature.graph.tags)
             fill_variables(session.session, signature.graph)
         yield Loaded(session, tuple(fetches), dict(zip(feeds, inputs.values(), strict=True)))
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """Turns what TensorFlow says of a signature that does not run into an error for users."""
-    try:
-        yield
-    except (tf.errors.OpError, ValueError) as error:
-        raise MoiraiError(
-            f"the signature cannot be run: {error}",
-            why="a latency is that of the signature, run whole",
-            fix="give inputs that the model accepts as an .npz file (--inputs)",
-        ) from error
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,11 @@ from moirai_tf.graph.graph import Graph
 from moirai_tf.model.load import load_in_session
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.model.validate import tensor_names
+from moirai_tf.runtime.failures import explained
 from moirai_tf.runtime.session import ClusterSession, open_session
+
+_WHY = "operators are timed by running the signature"
+_OTHERWISE = "compute the costs (--source=analytical, without verification: --noverify)"
 
 
 def measure(
@@ -68,13 +72,17 @@ def loaded(cluster: Cluster, placed: Path, graph: Graph) -> Iterator[ClusterSess
     """A Session on a cluster with a placed model in it.
 
     Raises:
-      MoiraiError: a worker is missing or dies.
+      MoiraiError: a worker is missing or dies, or the model cannot be loaded or run.
     """
     with open_session(cluster) as opened:
-        with opened.named_failures():
+        with (
+            explained("the model cannot be loaded on the workers", _WHY, loading=True),
+            opened.named_failures(),
+        ):
             load_in_session(placed, opened.session, graph.tags)
             fill_variables(opened.session, graph)
-        yield opened
+        with explained("the model cannot be run on the workers", _WHY):
+            yield opened
 
 
 def runs_of(
@@ -99,18 +107,13 @@ def _runnable(
     )
     feeds, fetches = runs_of(model, graph, inputs)
     with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
-        try:
+        with explained("the model cannot be loaded to be measured", _WHY, loading=True,
+                       otherwise=_OTHERWISE):  # fmt: skip
             load_in_session(model.path, session, graph.tags)
             fill_variables(session, graph)
             step = session.make_callable(fetches, feeds)
+        with explained("the model cannot be run to be measured", _WHY, otherwise=_OTHERWISE):
             yield lambda: step(*inputs.values())
-        except (tf.errors.OpError, ValueError, OSError) as error:
-            raise MoiraiError(
-                f"the model cannot be run to be measured: {error}",
-                why="operators are timed by running the signature",
-                fix="give inputs that the model accepts as an .npz file (--inputs), or use "
-                "--source=analytical",
-            ) from error
 
 
 def fill_variables(session: tf.compat.v1.Session, graph: Graph) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -79,12 +80,28 @@ class Child:
             ) from error
         if done.returncode != 0:
             last = done.stderr.decode(errors="replace").strip().splitlines()[-3:]
-            raise MoiraiError(
-                f"the process of {self.purpose} died with code {done.returncode}: "
-                f"{' | '.join(last) or 'it said nothing'}",
-                why="a negative code is a signal: -11 a crash in TensorFlow, -9 too little memory",
-                fix="free memory or use smaller inputs; report a model that crashes TensorFlow",
+            said = " | ".join(last) or "it said nothing"
+            raise self._death(done.returncode, said)
+
+    def _death(self, code: int, said: str) -> MoiraiError:
+        """What a child's exit code means."""
+        if code > 0:
+            return MoiraiError(
+                f"the process of {self.purpose} ended with an error: {said}",
+                why="nothing that it was to find out is known",
+                fix="report this as a fault of moirai_tf, with the model if that is possible",
             )
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+        killed = code == -signal.SIGKILL
+        return MoiraiError(
+            f"the process of {self.purpose} died of {name}: {said}",
+            why="the system ends a process with SIGKILL when there is too little memory"
+            if killed
+            else "that is a crash in TensorFlow, or in a library that the model uses",
+            fix="free memory, or use smaller inputs (batch_size, --inputs)"
+            if killed
+            else "run the original alone: if it crashes too, export it otherwise; else report it",
+        )
 
 
 def without_gpus(names: Iterable[str]) -> dict[str, str]:

@@ -6,9 +6,8 @@ TensorFlow fixes its logical devices when it starts, and keeps memory once taken
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,16 @@ from moirai_tf.model.saved_model import SavedModel, read_saved_model
 from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
+from moirai_tf.runtime.failures import LoadingError, failure_of
 from moirai_tf.verify.cluster_run import run_on_cluster
 from moirai_tf.verify.names import Names, session_names, tf2_names
-from moirai_tf.verify.options import CLUSTER, TF2, VerifyOptions
+from moirai_tf.verify.options import CLUSTER, SESSION, TF2, VerifyOptions
 from moirai_tf.verify.parity import Array, compare, difference, tolerance_of
 from moirai_tf.verify.partition import PartitionedGraph, device_key, local_device
 from moirai_tf.verify.placement_proof import Evidence, prove
 from moirai_tf.verify.report import MODEL, Finding, OutputParity, RunProof, VerifyReport
-from moirai_tf.verify.run import FAILURES, Run, run_session, run_tf2, tensors
+from moirai_tf.verify.run import Run, run_session, run_tf2, tensors
 from moirai_tf.verify.stand_in import stand_in_original, stand_in_placed
-
-_FRAME = re.compile(r"Graph execution error:|=+|(\w+: )?From /job:\S+:")
-"""What TensorFlow writes around the message of an operator."""
 
 
 def examine(
@@ -68,17 +65,19 @@ def examine(
         for grappler in options.grappler_modes:
             try:
                 reference = subject.run_original(loader, grappler=grappler)
-            except FAILURES as error:
+            except MoiraiError:
+                raise
+            except Exception as error:  # loading may run any Python code
                 if loader == CLUSTER:
                     raise _unloadable(error) from error
-                found.notes.append(f"{loader}: the original itself cannot be run: {_reason(error)}")
+                found.fail(loader, error)
                 break
             _examine_run(subject, loader, reference, found, grappler=grappler)
     if not found.proofs and not found.findings:
         raise MoiraiError(
             f"no run could prove where operators run: {'; '.join(dict.fromkeys(found.notes))}",
             why="TensorFlow places operators elsewhere without an error",
-            fix="allow both loaders, and give inputs that suit the model (--inputs)",
+            fix="; ".join(_ways_out(options, found)),
         )
     return VerifyReport(
         tuple(subject.devices.items()), tuple(found.parities), tuple(found.proofs),
@@ -182,7 +181,24 @@ class _Found:
     parities: list[OutputParity] = field(default_factory=list)
     proofs: list[RunProof] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    fixes: list[str] = field(default_factory=list)
+    """What helps where the original itself cannot be loaded or run."""
     findings: list[Finding] = field(default_factory=list)
+
+    def fail(self, loader: str, error: Exception) -> None:
+        """Notes that the original cannot be loaded or run."""
+        verb = "loaded" if isinstance(error, LoadingError) else "run"
+        failure = failure_of(error)
+        self.notes.append(f"the original itself cannot be {verb} by {loader}: {failure.text}")
+        self.fixes.append(failure.fix)
+
+
+def _ways_out(options: VerifyOptions, found: _Found) -> list[str]:
+    """What can be done when no run proved anything."""
+    ways = list(dict.fromkeys(found.fixes))
+    if not {TF2, SESSION} <= set(options.loaders):
+        ways.append("allow both loaders (--loaders=tf2 --loaders=session)")
+    return ways or ["export the model so that each signature is one function (tf.function)"]
 
 
 def _subject(
@@ -256,9 +272,11 @@ def _examine_run(
     gc.collect()
     try:
         placed = subject.run_placed(loader, grappler=grappler)
-    except FAILURES as error:
+    except MoiraiError:
+        raise
+    except Exception as error:
         what = "does not run on the workers" if loader == CLUSTER else "does not"
-        text = f"{name}: the original runs, the placed model {what}: {_reason(error)}"
+        text = f"{name}: the original runs, the placed model {what}: {failure_of(error).text}"
         found.findings.append(Finding(MODEL, text))
         return
     tolerance = 0.0 if subject.exact(loader, grappler=grappler) else subject.tolerance
@@ -313,15 +331,15 @@ def _prove(
     evidence = Evidence(name, graph, run.executed, plan_names)
     proof, findings = prove(evidence, subject.plan, grappler=grappler)
     found.proofs.append(proof)
-    found.findings.extend(findings)
+    found.findings.extend(replace(finding, grappler=grappler) for finding in findings)
 
 
 def _unloadable(error: BaseException) -> MoiraiError:
+    failure = failure_of(error)
     return MoiraiError(
-        f"no Session can run the original: {_reason(error)}",
+        f"no Session can run the original: {failure.text}",
         why="a Session is the only way to run a model on the workers of a cluster",
-        fix="export the model otherwise (Keras: model.export), or give inputs that suit it "
-        "(--inputs)",
+        fix=failure.fix,
     )
 
 
@@ -329,10 +347,3 @@ def _unproved(subject: _Subject) -> str:
     if subject.tf1:
         return "it puts all variables of a TF1 SavedModel on its default device"
     return "its outputs do not come from one function that TensorFlow divides"
-
-
-def _reason(error: BaseException) -> str:
-    """The line of TensorFlow's message that says what happened."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and not _FRAME.fullmatch(line)]
-    return said[0][:300] if said else type(error).__name__

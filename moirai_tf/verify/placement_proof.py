@@ -83,7 +83,7 @@ def _operators(evidence: Evidence, *, grappler: bool) -> tuple[set[str], set[str
     graph, names = evidence.graph, evidence.graph.names
     seen: set[str] = set()
     executed: set[str] = set()
-    wrong: dict[str, str] = {}
+    wrong: dict[str, tuple[str, str]] = {}
     for node, operator in graph.operators():
         seen.add(operator)
         planned = names.placement[operator]
@@ -91,23 +91,26 @@ def _operators(evidence: Evidence, *, grappler: bool) -> tuple[set[str], set[str
             continue
         if graph.device(node) != planned:
             renamed = "" if node.op == names.op(operator) else f" as {node.op}"
-            wrong.setdefault(operator, f"runs on {graph.device(node)}{renamed}")
+            wrong.setdefault(
+                operator, (f"runs on {graph.device(node)}{renamed}", graph.device(node))
+            )
         ran = {device_name(d, evidence.devices) for d in evidence.executed.get(node.name, ())}
         if planned in ran:
             executed.add(operator)
         elif ran:
-            wrong.setdefault(operator, f"ran on {', '.join(sorted(ran))}")
+            wrong.setdefault(operator, (f"ran on {', '.join(sorted(ran))}", min(ran)))
     seen |= _merged(graph, names.expected - seen)
     if not grappler:
-        wrong.update(dict.fromkeys(sorted(names.expected - seen), "does not run"))
+        wrong.update(dict.fromkeys(sorted(names.expected - seen), ("does not run", "")))
     findings = [
         Finding(
             PLACEMENT,
             f"{evidence.run}: operator {name!r} ({names.op(name)}) {what}, "
             f"planned on {names.placement[name]}",
             (name,),
+            device,
         )
-        for name, what in wrong.items()
+        for name, (what, device) in wrong.items()
     ]
     proved = (seen & names.expected) - names.captured - wrong.keys()
     return proved, proved & executed, findings
@@ -191,6 +194,7 @@ def _unplanned(run: str, sends: Sequence[Send], planned: Counter[_Transfer]) -> 
             TRANSFER,
             f"{run}: {_shown(transfer)} {what}; read by {', '.join(map(repr, readers))}",
             (transfer[0], *readers),
+            transfer[2],
         )
 
 
@@ -208,6 +212,7 @@ def _more_than_planned(
             f"{run}: {happened[source, target]} transfers from {source} to {target}, planned are "
             f"{foreseen[source, target]}; not planned: {', '.join(map(repr, new))}",
             tuple(new),
+            target,
         )
 
 
@@ -220,6 +225,7 @@ def _weights(run: str, sends: Sequence[Send], planned: Counter[_Transfer]) -> It
                 WEIGHTS,
                 f"{run}: weights move at every inference: {_shown(_key(send))}; read by {readers}",
                 (_key(send)[0], *send.readers),
+                send.source,
             )
 
 

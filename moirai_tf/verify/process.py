@@ -66,7 +66,7 @@ def verify(
         missing or fails; it names the worker.
     """
     report = inspect_placed(original, placed, options, cluster)
-    check_report(report)
+    check_report(report, read_plan(placed))
     return report
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moirai_tf.errors import MoiraiError
+from moirai_tf.rewrite.plan import Plan
 
 VALUE, PLACEMENT, TRANSFER, WEIGHTS, MODEL = "value", "placement", "transfer", "weights", "model"
 ORDER = "order"
@@ -21,11 +24,14 @@ _WHY = {
 _FIX = {
     VALUE: "do not use the placed model; optimise the original again",
     MODEL: "do not use the placed model; optimise the original again",
+    ORDER: "optimise the original again with order=runtime, which promises no order",
 }
-_FIX_RUN = (
+_FIX_COARSEN = (
     "optimise the original again with fusion (coarsen): Grappler merges what it can fuse onto one "
-    "device, wherever the plan puts it; grappler=off proves the model as it was written"
+    "device, wherever the plan puts it"
 )
+_MOST_PINNED = 4
+"""Operators in the example of a pin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,10 @@ class Finding:
     """A sentence that names everything concerned."""
     names: tuple[str, ...] = ()
     """The operators or outputs concerned."""
+    device: str = ""
+    """Where TensorFlow runs these operators, or what they give comes from."""
+    grappler: bool = False
+    """It was found in a run with Grappler, which may have caused it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +123,12 @@ class VerifyReport:
         return "\n            ".join(_lines(self))
 
 
-def check_report(report: VerifyReport) -> None:
+def check_report(report: VerifyReport, plan: Plan | None = None) -> None:
     """Refuses a report with findings.
+
+    Args:
+      report: what was found.
+      plan: the plan of the placed model; its operators and options shape the advice.
 
     Raises:
       MoiraiError: naming the operators and outputs concerned, the gravest kind first.
@@ -129,8 +143,23 @@ def check_report(report: VerifyReport) -> None:
     raise MoiraiError(
         "the placed model is not what its plan says:\n  " + "\n  ".join(shown) + more,
         why=_WHY[first.kind],
-        fix=_FIX.get(first.kind, _FIX_RUN),
+        fix=_FIX.get(first.kind) or _advice(findings, plan),
     )
+
+
+def _advice(findings: Sequence[Finding], plan: Plan | None) -> str:
+    """What helps against a placement that did not happen."""
+    written = [finding for finding in findings if not finding.grappler]
+    fused = plan is None or plan.options.get("fuse", {}).get("coarsen", True)
+    if not written and not fused:
+        return _FIX_COARSEN
+    first = next((f for f in (*written, *findings) if f.device), findings[0])
+    known = [n for n in first.names if plan is None or n in plan.placement][:_MOST_PINNED]
+    if not known or not first.device:
+        return "optimise the original again with these operators pinned to one device (--pin)"
+    pin = f"^(?:{'|'.join(map(re.escape, known))})$={first.device}"
+    wish = f"optimise the original again with pin={pin!r}, which keeps these operators together"
+    return wish if written else f"{wish}, or switch Grappler off where the model runs"
 
 
 def _lines(report: VerifyReport) -> list[str]:

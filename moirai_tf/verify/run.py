@@ -15,15 +15,13 @@ from tensorflow.python.eager import context
 
 from moirai_tf.model.load import load_in_session, load_with_devices, session_config
 from moirai_tf.model.validate import tensor_names
+from moirai_tf.runtime.failures import loading
 from moirai_tf.runtime.gpu_records import is_record
 from moirai_tf.verify.parity import Array
 
 _REWRITER = rewriter_config_pb2.RewriterConfig
 _INLINER = "function_optimization"
 """In a Session this optimizer inlines the signature's call; without it nothing can be placed."""
-
-FAILURES = (tf.errors.OpError, ValueError, TypeError, OSError)
-"""What TensorFlow raises for a model that cannot be loaded or run."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,8 @@ def run_session(
     )
     metadata = config_pb2.RunMetadata()
     with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
-        feeds, fetches = feeds_and_fetches(directory, session, tags, signature, inputs)
+        with loading():
+            feeds, fetches = feeds_and_fetches(directory, session, tags, signature, inputs)
         outputs = session.run(fetches, feeds, options=options, run_metadata=metadata)
     return run_of(outputs, metadata)
 
@@ -113,7 +112,8 @@ def run_tf2(
 ) -> Run:
     """Runs a signature the way `moirai_tf.load` does; arguments as in `run_session`."""
     with _grappler(grappler), tf.device("/device:CPU:0") if on_cpu else nullcontext():
-        function = load_with_devices(directory, tags).signatures[signature]
+        with loading():
+            function = load_with_devices(directory, tags).signatures[signature]
         with tf.device("/device:CPU:0"):
             constants = {name: tf.constant(value) for name, value in inputs.items()}
         context.enable_run_metadata()

@@ -1,0 +1,153 @@
+"""Failures of loading or running a model: what TensorFlow says, in one line, and what helps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from moirai_tf.errors import MoiraiError
+
+FAILURES = (tf.errors.OpError, ValueError, TypeError, OSError)
+"""What TensorFlow raises for a graph that cannot be loaded or run."""
+
+_MOST = 300
+"""Characters of a message that are passed on."""
+
+_FRAME = re.compile(
+    r"Graph execution error:|=+|(\w+: )?From /job:\S+:|Detected at node .*|Node: '.*'"
+    r"|<stack traces unavailable>|Restoring from checkpoint failed\..*|Original stack trace for .*"
+    r"|Traceback \(most recent call last\):.*|During handling of the above exception.*"
+    r"|\d+ root error\(s\) found\.|Hint: .*|\[Op:.*"
+)
+"""Lines that TensorFlow and Python write around the message of an operator."""
+
+_NODE = re.compile(r"\[\[\{\{node (\S+?)\}\}|\[\[(\S+?)\]\]|Detected at node '?([^\s']+)")
+_MARKS = re.compile(r"^(\(\d+\) \w+( \w+)*: +)?(\{\{\w+ \S+\}\} )*")
+
+_INPUTS = "give inputs that the model accepts (--inputs)"
+_AGAIN = "TensorFlow itself cannot do it either"
+_CAUSES = (
+    (
+        r"No OpKernel was registered to support Op '(?P<op>\w+)'",
+        "this machine has no kernel of {op} for a device that is used: use a machine and a "
+        "TensorFlow that have one",
+    ),
+    (
+        r"Op type not registered '(?P<op>[^']+)'",
+        "import the library that defines {op} in every process that runs the model",
+    ),
+    (
+        r"unknown node '(?P<node>[^']*)'",
+        f"{_AGAIN}: the model names the operator '{{node}}', which it does not have, in a "
+        "colocation (_class); export it again",
+    ),
+    (
+        r"(?:incompatible device '|explicitly assigned to )(?P<device>/\S+?)(?:'| but|$)",
+        "the model itself asks for {device}, which is not here: export it without devices "
+        "(clear_devices=True, or outside tf.device)",
+    ),
+    (
+        r"sstable|Read less bytes|not found in checkpoint|variables\.data|variables\.index|"
+        r"[Cc]hecksum does not match|DataLoss",
+        "the files in variables/ are damaged or missing: copy the whole model directory again",
+    ),
+    (
+        r"assets?/\S*; No such file",
+        "a file in assets/ is missing: copy the whole model directory again",
+    ),
+    (
+        r"Could not find variable|uninitialized value|not initialized|Failed to read resource",
+        f"{_AGAIN}: the model holds no value for it; initialise and save all variables and tables "
+        "when exporting (Keras 3: model.export)",
+    ),
+    (r"OOM when allocating|out of memory", "use a smaller batch_size or inputs, or free memory"),
+    (
+        r"[Cc]ould not find callback|callback \S+ is not found",
+        "a SavedModel does not hold the Python code of numpy_function and py_function: export the "
+        "model without it",
+    ),
+)  # fmt: skip
+"""Pattern in TensorFlow's message -> what helps; the first that is found counts."""
+
+
+class LoadingError(Exception):
+    """A model could not be loaded; the cause may be any exception of its Python code."""
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Tells failures of loading from those of running.
+
+    Raises:
+      LoadingError: anything but a `MoiraiError` was raised.
+    """
+    try:
+        yield
+    except MoiraiError:
+        raise
+    except Exception as error:
+        raise LoadingError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a model did not load or run."""
+
+    text: str
+    """What was said, in one line, with the operator that said it."""
+    fix: str
+
+
+def failure_of(error: BaseException, *, loading: bool = False) -> Failure:
+    """Reads an exception.
+
+    Args:
+      error: what was raised; any exception, as loading may run Python code of the user's.
+      loading: whether the model was being loaded, so that its inputs are not to blame.
+    """
+    if isinstance(error, LoadingError) and error.__cause__ is not None:
+        error, loading = error.__cause__, True
+    whole, text = str(error), reason(error)
+    for pattern, fix in _CAUSES:
+        if found := re.search(pattern, whole):
+            return Failure(text, fix.format(**found.groupdict()))
+    if loading or not (isinstance(error, tf.errors.OpError) or "annot feed value" in whole):
+        return Failure(text, f"{_AGAIN}: export the model again, so that it loads and runs")
+    return Failure(text, _INPUTS)
+
+
+def reason(error: BaseException) -> str:
+    """The line of a message that says what happened, and the operator that it happened to."""
+    whole = str(error)
+    lines = [_MARKS.sub("", line.rstrip()) for line in whole.splitlines() if not line[:1].isspace()]
+    said = [line for line in lines if line and not _FRAME.fullmatch(line)]
+    text = said[0][:_MOST] if said else type(error).__name__
+    if not isinstance(error, tf.errors.OpError) and said:
+        text = f"{type(error).__name__}: {text}"
+    node = next((name for found in _NODE.finditer(whole) for name in found.groups() if name), "")
+    return text if not node or node in text else f"{text} (operator {node!r})"
+
+
+@contextmanager
+def explained(what: str, why: str, *, loading: bool = False, otherwise: str = "") -> Iterator[None]:
+    """Turns what TensorFlow raises into an error for users.
+
+    Args:
+      what: what could not be done.
+      why: why it must be.
+      loading: whether the model is being loaded, so that its inputs are not to blame.
+      otherwise: what can be done instead of mending the model.
+
+    Raises:
+      MoiraiError: with the cause, and what helps against it.
+    """
+    try:
+        yield
+    except FAILURES as error:
+        failure = failure_of(error, loading=loading)
+        fix = f"{failure.fix}{f'; or {otherwise}' if otherwise else ''}"
+        raise MoiraiError(f"{what}: {failure.text}", why=why, fix=fix) from error
