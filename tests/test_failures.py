@@ -235,6 +235,16 @@ def test_function_that_raises_tells_no_traceback(tmp_path: Path) -> None:
         assert reason(caught.value) == "KeyError: 'no such key' (operator 'PyFunc')"
 
 
+def test_first_of_several_errors_is_the_reason() -> None:
+    text = (
+        "Graph execution error:\n\n2 root error(s) found.\n  (0) INVALID_ARGUMENT: indices[0] = 7 is "
+        "not in [0, 5)\n\t [[{{node call/GatherV2}}]]\n\t [[call/GatherV2/_3]]\n  (1) "
+        "INVALID_ARGUMENT: indices[1] = 9 is not in [0, 5)\n0 successful operations.\n"
+    )
+    error = tf.errors.InvalidArgumentError(None, None, text)
+    assert reason(error) == "indices[0] = 7 is not in [0, 5) (operator 'call/GatherV2')"
+
+
 def test_no_reason_is_empty(product: Path, tmp_path: Path) -> None:
     """The TF2 loader puts the definition of the operator before what happened to it."""
     path, inputs = tmp_path / "m", {"x": np.ones([2, 4], np.float32)}

@@ -21,11 +21,13 @@ _FRAME = re.compile(
     r"Graph execution error:|=+|(\w+: )?From /job:\S+:|Detected at node .*|Node: '.*'"
     r"|<stack traces unavailable>|Restoring from checkpoint failed\..*|Original stack trace for .*"
     r"|Traceback \(most recent call last\):.*|During handling of the above exception.*"
-    r"|\d+ root error\(s\) found\.|Hint: .*|\[Op:.*"
+    r"|\d+ root error\(s\) found\.|\d+ (successful operations|derived errors ignored)\.|Hint: .*|\[Op:.*"
 )
 """Lines that TensorFlow and Python write around the message of an operator."""
 
 _NODE = re.compile(r"\[\[\{\{node (\S+?)\}\}|\[\[(\S+?)\]\]|Detected at node '?([^\s']+)")
+_ROOT = re.compile(r"\s+\(\d+\) ")
+"""Start of one of several errors; other indented lines are code and lists."""
 _MARKS = re.compile(r"^(\(\d+\) \w+( \w+)*: +)?(\{\{\w+ \S+\}\} )*")
 
 _INPUTS = "give inputs that the model accepts (--inputs)"
@@ -123,7 +125,8 @@ def failure_of(error: BaseException, *, loading: bool = False) -> Failure:
 def reason(error: BaseException) -> str:
     """The line of a message that says what happened, and the operator that it happened to."""
     whole = str(error)
-    lines = [_MARKS.sub("", line.rstrip()) for line in whole.splitlines() if not line[:1].isspace()]
+    own = (line for line in whole.splitlines() if not line[:1].isspace() or _ROOT.match(line))
+    lines = [_MARKS.sub("", line.strip()) for line in own]
     said = [line for line in lines if line and not _FRAME.fullmatch(line)]
     text = said[0][:_MOST] if said else type(error).__name__
     if not isinstance(error, tf.errors.OpError) and said:
