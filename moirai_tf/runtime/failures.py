@@ -21,7 +21,8 @@ _FRAME = re.compile(
     r"Graph execution error:|=+|(\w+: )?From /job:\S+:|Detected at node .*|Node: '.*'"
     r"|<stack traces unavailable>|Restoring from checkpoint failed\..*|Original stack trace for .*"
     r"|Traceback \(most recent call last\):.*|During handling of the above exception.*"
-    r"|\d+ root error\(s\) found\.|\d+ (successful operations|derived errors ignored)\.|Hint: .*|\[Op:.*"
+    r"|\d+ root error\(s\) found\.|\d+ (successful operations|derived errors ignored)\."
+    r"|Hint: .*|\[Op:.*"
 )
 """Lines that TensorFlow and Python write around the message of an operator."""
 
