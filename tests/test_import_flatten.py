@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import tensorflow as tf
 from tensorflow.python.framework import function as legacy
+from tensorflow.python.ops import gen_lookup_ops as lookup
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
 from tests.saved_models import (
+    Edit,
     edited,
     function_of,
     graph_of,
@@ -121,11 +123,14 @@ def _two_calls(path: Path) -> Path:
     return save_function(path, serve)
 
 
-def _mark_call(meta_graph: Any) -> None:
-    node_of(function_of(meta_graph, "serve"), "PartitionedCall").attr["_noinline"].b = True
+def _mark_node(attribute: str) -> Edit:
+    def edit(meta_graph: Any) -> None:
+        node_of(function_of(meta_graph, "serve"), "PartitionedCall").attr[attribute].b = True
+
+    return edit
 
 
-def _mark_function(attribute: str) -> Callable[[Any], None]:
+def _mark_function(attribute: str) -> Edit:
     def edit(meta_graph: Any) -> None:
         function_of(meta_graph, "inner").attr[attribute].b = True
 
@@ -134,18 +139,74 @@ def _mark_function(attribute: str) -> Callable[[Any], None]:
 
 @pytest.mark.parametrize(
     "edit",
-    [_mark_call, _mark_function("_noinline"), _mark_function("_XlaMustCompile")],
-    ids=["noinline call", "noinline function", "jit_compile function"],
+    [_mark_function("_noinline"), _mark_function("api_implements"), _mark_node("_XlaMustCompile")],
+    ids=["noinline function", "one of several implementations", "call that XLA compiles"],
 )
-def test_what_the_runtime_does_not_inline_stays_one_operator(
-    edit: Callable[[Any], None], tmp_path: Path
-) -> None:
+def test_what_the_runtime_does_not_inline_stays_one_operator(edit: Edit, tmp_path: Path) -> None:
     inlined = graph_of(_two_calls(tmp_path / "model"))
     assert "Relu" in ops_of(inlined)
     assert "PartitionedCall" not in ops_of(inlined)
     kept = graph_of(edited(tmp_path / "model", tmp_path / "edited", edit))
     assert "Relu" not in ops_of(kept)
     assert ops_of(kept).count("PartitionedCall") == 1
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [_mark_node("_noinline"), _mark_node("api_implements"), _mark_function("_XlaMustCompile")],
+    ids=["noinline call", "call of an implementation", "function that XLA compiles elsewhere"],
+)
+def test_marks_in_the_wrong_place_count_for_nothing(edit: Edit, tmp_path: Path) -> None:
+    _two_calls(tmp_path / "model")
+    inlined = graph_of(edited(tmp_path / "model", tmp_path / "edited", edit))
+    assert "Relu" in ops_of(inlined)
+    assert "PartitionedCall" not in ops_of(inlined)
+
+
+def _table_call(path: Path, *, control_edge: bool, read: bool, control_output: bool = True) -> Path:
+    """A TF1 graph that calls a function with a stateful lookup."""
+
+    @tf.function
+    def look(table: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+        return lookup.lookup_table_find_v2(table, keys, tf.constant(-1.0))
+
+    with tf.Graph().as_default() as graph_v1:
+        k = tf1.placeholder(tf.int64, [3], "k")
+        table = lookup.hash_table_v2(tf.int64, tf.float32, shared_name="table")
+        found = look(table, k)
+        with tf.control_dependencies([found.op] if control_edge else []):
+            y = tf.add(found if read else tf.cast(k, tf.float32), 1.0, name="y")
+        outputs = {"y": y} if read or control_edge else {"y": found}
+        save_graph(path, graph_v1, {"k": k}, outputs)
+    if control_output:
+        return path
+
+    def edit(meta_graph: Any) -> None:
+        function_of(meta_graph, "look").control_ret.clear()
+
+    return edited(path, path.with_name("edited"), edit)
+
+
+@pytest.mark.parametrize(
+    ("inlined", "options"),
+    [
+        (True, {"control_edge": True, "read": True}),
+        (True, {"control_edge": True, "read": False}),
+        (True, {"control_edge": False, "read": False}),
+        (False, {"control_edge": False, "read": True}),
+        (False, {"control_edge": True, "read": True, "control_output": False}),
+    ],
+    ids=["waited for", "only waited for", "fetched", "only read", "no control output"],
+)
+def test_stateful_functions_are_inlined_if_their_effects_are_awaited(
+    inlined: bool, options: dict[str, bool], tmp_path: Path
+) -> None:
+    """Nobody who only reads a result asks for the rest of a function: a Session keeps the call.
+
+    A fetched call that no node reads has a control edge to the end of the graph.
+    """
+    ops = ops_of(graph_of(_table_call(tmp_path / "model", **options)))
+    assert ("LookupTableFindV2" in ops, "StatefulPartitionedCall" in ops) == (inlined, not inlined)
 
 
 def test_jit_compiled_function_stays_one_operator(zoo_dir: ZooDir) -> None:

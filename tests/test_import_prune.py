@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tensorflow as tf
@@ -83,6 +84,90 @@ def test_loops_have_the_side_effects_of_their_bodies(assigns: bool, tmp_path: Pa
 
     pruned = prune(graph_of(save_function(tmp_path / "model", serve, counter=counter)))
     assert ("While" in ops_of(pruned)) == assigns
+
+
+def _loop(v: tf.Tensor, u: tf.Tensor, body: Callable[[tf.Tensor], tf.Tensor] = tf.sin) -> Any:
+    """Variables: counter, maximum of iterations, i, v and u; the body reads u for u alone."""
+    return tf.while_loop(
+        lambda i, *_: i < 5, lambda i, v, u: (i + 1, v * 2 + body(v), u + 1.0), (0, v, u)
+    )
+
+
+def _names(graph: Graph) -> set[str]:
+    return {o.node.name for o in graph.operators}
+
+
+def _unread(graph: Graph, op: str) -> list[tuple[int, str]]:
+    (found,) = (o for o in graph.operators if op in o.op)
+    return [(unread.position, unread.node) for unread in found.unread]
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_what_feeds_a_loop_variable_that_nobody_reads_goes(read: bool, tmp_path: Path) -> None:
+    @tf.function(input_signature=[X])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        _, v, u = _loop(tf.tanh(x), tf.exp(tf.cos(x)))
+        return {"y": v + u if read else v}
+
+    graph = graph_of(save_function(tmp_path / "model", serve))
+    pruned = prune(graph)
+    # The counter stays: the functions of a loop wait for its first variable.
+    assert {"while/loop_counter", "Tanh"} <= _names(pruned)
+    gone = {"while/maximum_iterations"} if read else {"while/maximum_iterations", "Exp", "Cos"}
+    assert _names(graph) - _names(pruned) == gone
+    assert _unread(pruned, "While") == [(1, "while/maximum_iterations"), (4, "Exp")][: 2 - read]
+
+
+def test_a_loop_that_is_awaited_needs_all_of_its_variables(tmp_path: Path) -> None:
+    """Its end waits for every one of them, and it prints."""
+
+    def body(v: tf.Tensor) -> tf.Tensor:
+        tf.print("turn")
+        return tf.sin(v)
+
+    @tf.function(input_signature=[X])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": _loop(tf.tanh(x), tf.exp(tf.cos(x)), body)[1]}
+
+    pruned = prune(graph_of(save_function(tmp_path / "model", serve)))
+    assert {"while/maximum_iterations", "Exp", "Cos"} <= _names(pruned)
+    assert _unread(pruned, "While") == []
+
+
+@pytest.mark.parametrize("fetched", [False, True])
+def test_a_loop_that_is_fetched_needs_all_of_its_variables(fetched: bool, tmp_path: Path) -> None:
+    """All outputs of what is fetched by its own name are kept together."""
+    with tf.Graph().as_default() as graph_v1:
+        x = tf1.placeholder(tf.float32, [4], "x")
+        v = _loop(tf.tanh(x), tf.exp(x))[1]  # an Identity of the loop's fourth output
+        save_graph(tmp_path / "model", graph_v1, {"x": x}, {"y": v.op.inputs[0] if fetched else v})
+    names = _names(prune(graph_of(tmp_path / "model")))
+    assert ("Exp" in names, "while/maximum_iterations" in names) == (fetched, fetched)
+
+
+def test_what_only_an_unread_result_of_a_branch_needs_goes(tmp_path: Path) -> None:
+    @tf.function(input_signature=[X])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        y, z = tf.exp(tf.tanh(x)), tf.sin(x)
+        kept, _ = tf.cond(tf.reduce_sum(x) > 0, lambda: (x + z, y * 2), lambda: (z, y))
+        return {"y": kept * 2}
+
+    pruned = prune(graph_of(save_function(tmp_path / "model", serve)))
+    assert not {"Exp", "Tanh"} & _names(pruned)
+    assert [node for _, node in _unread(pruned, "If")] == ["Exp"]
+
+
+def test_what_only_an_unread_result_of_a_case_needs_goes(tmp_path: Path) -> None:
+    @tf.function(input_signature=[X])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        one, two = tf.exp(x), tf.cos(x)
+        chosen = tf.cast(tf.reduce_sum(x), tf.int32)
+        kept, _ = tf.switch_case(chosen, [lambda: (x, one), lambda: (two, one), lambda: (x, x)])
+        return {"y": kept * 2}
+
+    pruned = prune(graph_of(save_function(tmp_path / "model", serve)))
+    assert [node for _, node in _unread(pruned, "Case")] == ["Exp"]
+    assert "Cos" in _names(pruned)
 
 
 def test_control_edges_from_harmless_operators_go(tmp_path: Path) -> None:

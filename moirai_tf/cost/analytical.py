@@ -17,10 +17,10 @@ from tensorflow.python.grappler import cluster as grappler_cluster
 from tensorflow.python.grappler import item as grappler_item
 
 from moirai_tf.cluster import Device
-from moirai_tf.cost.bodies import BRANCHES, CALLS, LOOPS, body_of
+from moirai_tf.cost.bodies import body_of
 from moirai_tf.cost.loops import trip_count
 from moirai_tf.errors import MoiraiError
-from moirai_tf.graph.graph import CLIENT_OPS, Graph, Operator
+from moirai_tf.graph.graph import CALL_OPS, CLIENT_OPS, LOOPS, LOWERED_OPS, Graph, Operator
 from moirai_tf.graph.graphdef import meta_graph, to_graph_def
 from moirai_tf.model.validate import function_attrs
 
@@ -90,7 +90,9 @@ def _properties(device: Device) -> Properties:
 
 def _functions_time(graph: Graph, operator: Operator, properties: Properties, trips: int) -> int:
     """Time of the functions that an operator runs, 0 if it holds none."""
-    if operator.op not in LOOPS | BRANCHES | CALLS:
+    if operator.op in graph.functions:
+        return _body_time(body_of(graph, operator, operator.op).graph, properties, trips)
+    if operator.op not in LOWERED_OPS | CALL_OPS:
         return 0
     times = {
         attr if index < 0 else f"{attr}[{index}]": _body_time(

@@ -8,13 +8,10 @@ from tensorflow.core.framework import node_def_pb2
 
 from moirai_tf.graph import shapes
 from moirai_tf.graph.flatten import Flattener
-from moirai_tf.graph.graph import Graph, Operator, TensorRef
+from moirai_tf.graph.graph import LOOPS, LOWERED_OPS, Graph, Operator, TensorRef, Unread
 from moirai_tf.graph.importer import operator_of
 
-LOOPS = frozenset({"While", "StatelessWhile"})
-BRANCHES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
-CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
-"""Calls that the runtime does not inline."""
+BRANCHES = LOWERED_OPS - LOOPS
 
 
 @dataclass(frozen=True)
@@ -26,9 +23,10 @@ class Body:
     results: tuple[TensorRef, ...]
 
 
-def arguments_of(operator: Operator) -> tuple[TensorRef, ...]:
+def arguments_of(operator: Operator) -> tuple[TensorRef | Unread, ...]:
     """What an operator gives to its functions: a branch's selector stays outside."""
-    return operator.inputs[1:] if operator.op in BRANCHES else operator.inputs
+    arguments = tuple(operator.arguments())
+    return arguments[1:] if operator.op in BRANCHES else arguments
 
 
 def body_of(graph: Graph, operator: Operator, function: str) -> Body:
@@ -43,11 +41,13 @@ def body_of(graph: Graph, operator: Operator, function: str) -> Body:
     results = [definition.ret[a.name] for a in definition.signature.output_arg]
     flattener = Flattener(graph.library)
     fed = frozenset(node.name for node in nodes if node.op == "Placeholder")
-    wired = flattener.flatten([*nodes, *definition.node_def], fed, [*names, *results])
+    wired = flattener.flatten(
+        [*nodes, *definition.node_def], fed, [*names, *results], definition.control_ret.values()
+    )
     fixed = {
         argument.producer: graph.spec(ref).shape or ()
         for argument, ref, node in zip(wired, given, nodes, strict=False)
-        if node.op == "Placeholder"
+        if node.op == "Placeholder" and not isinstance(ref, Unread)
     }
     specs = shapes.infer(flattener.nodes, fixed, graph.library)
     operators = tuple(
@@ -58,13 +58,13 @@ def body_of(graph: Graph, operator: Operator, function: str) -> Body:
     return Body(inner, tuple(wired[: len(names)]), tuple(wired[len(names) :]))
 
 
-def _argument(graph: Graph, name: str, ref: TensorRef) -> node_def_pb2.NodeDef:
+def _argument(graph: Graph, name: str, ref: TensorRef | Unread) -> node_def_pb2.NodeDef:
     """A variable's handle as itself, so that its readers know its shape; else a placeholder."""
-    source = graph.operators[ref.producer]
     node = node_def_pb2.NodeDef(name=name, op="Placeholder")
-    if source.op == "VarHandleOp":
-        node.CopyFrom(source.node)
+    if isinstance(ref, TensorRef) and graph.operators[ref.producer].op == "VarHandleOp":
+        node.CopyFrom(graph.operators[ref.producer].node)
         node.name = name
     else:
-        node.attr["dtype"].type = shapes.enum_of(graph.spec(ref).dtype)
+        dtype = ref.dtype if isinstance(ref, Unread) else graph.spec(ref).dtype
+        node.attr["dtype"].type = shapes.enum_of(dtype)
     return node

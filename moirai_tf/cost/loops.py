@@ -71,6 +71,12 @@ def _count(
     limit: TensorRef,
 ) -> int | None:
     """How often `counter < limit` holds, if counter, step and limit are static."""
+    arguments = list(loop.arguments())
+
+    def given(position: int) -> int | None:
+        """The value that a loop variable starts with."""
+        argument = arguments[position]
+        return static_value(graph, argument) if isinstance(argument, TensorRef) else None
 
     def unchanging(function: Body, ref: TensorRef) -> int | None:
         """The value of a constant in a function, or of an input that the body hands on."""
@@ -79,13 +85,13 @@ def _count(
             return static_value(function.graph, ref)
         if _argument(body, body.results[position]) != position:
             return None
-        return static_value(graph, loop.inputs[position])
+        return given(position)
 
     position = _argument(condition, counter)
     added = None if position is None else _added(body, position)
     if position is None or added is None:
         return None
-    start = static_value(graph, loop.inputs[position])
+    start = given(position)
     step, end = unchanging(body, added), unchanging(condition, limit)
     if start is None or end is None or step is None or step <= 0:
         return None

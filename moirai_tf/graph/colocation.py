@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from moirai_tf.graph.graph import CLIENT_OPS, LOWERED_OPS, ColocationGroup, Operator
+from moirai_tf.graph.calls import compiled
+from moirai_tf.graph.graph import CALL_OPS, CLIENT_OPS, LOWERED_OPS, ColocationGroup, Operator
 from moirai_tf.model.op_types import attr_of
 
 _SHARED_NAME_OPS = frozenset({"VarHandleOp", "HashTableV2", "MutableHashTableV2", "VariableV2"})
@@ -26,6 +27,7 @@ def _pairs(operators: Sequence[Operator]) -> Iterator[tuple[int, int, str]]:
     yield from _shared_names(operators)
     yield from _loops(operators)
     yield from _control_flow(operators)
+    yield from _call_constants(operators)
 
 
 def _handles(operators: Sequence[Operator]) -> Iterator[tuple[int, int, str]]:
@@ -95,6 +97,21 @@ def _control_flow(operators: Sequence[Operator]) -> Iterator[tuple[int, int, str
             if position in operator.loose_inputs and client is not None:
                 what = f"{operator.op} {operator.name}"
                 yield client, i, f"{what} reads a call's result or a feed directly"
+
+
+def _call_constants(operators: Sequence[Operator]) -> Iterator[tuple[int, int, str]]:
+    """A call that is not inlined and the constants that it reads.
+
+    The inliner of a Session puts them into a copy of the function (`SpecializeFunction` in
+    grappler/optimizers/function_optimizer.cc), unless XLA compiles it.
+    """
+    for i, operator in enumerate(operators):
+        if operator.op not in CALL_OPS or compiled(operator.node):
+            continue
+        for ref in operator.inputs:
+            source = operators[ref.producer]
+            if source.op == "Const" and source.scope is operator.scope:
+                yield ref.producer, i, f"constants of {operator.op} {operator.name}"
 
 
 def _outer_frames(operator: Operator, frames: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

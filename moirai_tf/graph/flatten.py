@@ -1,8 +1,8 @@
 """Inlines a signature's function calls, as TensorFlow's runtime does, into one list of nodes.
 
 Every call makes a scope of its own, so a function that is called twice appears twice. Control flow
-(`While`, `If`, `Case`), functions that the runtime does not inline or keeps on one device, and
-every other op with function attributes stay one node with their bodies inside.
+(`While`, `If`, `Case`), calls that the runtime does not inline (`moirai_tf.graph.calls`) or keeps
+on one device, and every other op with function attributes stay one node with their bodies inside.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import Any
 from tensorflow.core.framework import node_def_pb2
 
 from moirai_tf.errors import MoiraiError
+from moirai_tf.graph.calls import Calls, waited_for
 from moirai_tf.graph.graph import MERGE_OPS, Scope, TensorRef
-from moirai_tf.model.op_types import Outputs, attr_of, definition, outputs_of
+from moirai_tf.model.op_types import Outputs, definition, outputs_of
 from moirai_tf.model.validate import BACK_EDGE_SOURCES, function_attrs, input_node
 
-CALL_OPS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
-_NOT_INLINED = ("_noinline", "_XlaMustCompile")
 _MOST_NESTED = 200
 _MOST_OPERATORS = 10_000_000
 _ONE_OUTPUT = Outputs((0,), {})
@@ -39,6 +38,8 @@ class FlatNode:
     loose_inputs: tuple[int, ...] = ()
     """Input positions whose source, as the runtime sees it when it lowers control flow, asks for
     no device: the output of an inlined call, or a feed."""
+    awaited: bool = False
+    """A control output of the signature's function: it runs whether or not anybody reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,10 @@ class _Body:
     done: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Node name -> operators whose completion completes it."""
     arguments: frozenset[str] = frozenset()
+    controlling: frozenset[str] = frozenset()
+    """Nodes that a control edge leaves."""
+    awaited: frozenset[str] = frozenset()
+    """Nodes that the fetches wait for without data."""
 
 
 class Flattener:
@@ -70,14 +75,25 @@ class Flattener:
 
     def __init__(self, library: Any) -> None:
         self.functions: dict[str, Any] = {f.signature.name: f for f in library.function}
+        self._calls = Calls(self.functions)
         self.nodes: list[FlatNode] = []
         self._names: set[str] = set()
         self._sizes: dict[str, int] = {}
 
     def flatten(
-        self, nodes: Sequence[Any], feeds: frozenset[str], fetches: Sequence[str]
+        self,
+        nodes: Sequence[Any],
+        feeds: frozenset[str],
+        fetches: Sequence[str],
+        awaited: Iterable[str] = (),
     ) -> list[TensorRef]:
         """Emits what the fetched tensors of a main graph need; a fed node loses its own inputs.
+
+        Args:
+          nodes: all nodes of the main graph.
+          feeds: those that are fed.
+          fetches: tensors.
+          awaited: nodes that somebody outside waits for without data.
 
         Returns:
           The flat tensor of each fetch.
@@ -86,8 +102,13 @@ class Flattener:
           MoiraiError: a fetch has no value, a fed node has several, a function calls itself, or
             calls of calls grow beyond any bound.
         """
-        body = _Body(Scope("", ""), ())
         roots = list(dict.fromkeys(input_node(text) for text in fetches))
+        body = _Body(
+            Scope("", ""),
+            (),
+            controlling=_controlling(nodes).union(awaited),
+            awaited=frozenset((*roots, *awaited)),
+        )
         ordered = _ordered(nodes, feeds, roots)
         self._check_size(ordered)
         self._emit_body(body, ordered, feeds)
@@ -104,7 +125,8 @@ class Flattener:
         self, body: _Body, nodes: Iterable[Any], feeds: frozenset[str] = frozenset()
     ) -> None:
         for node in nodes:
-            function = None if node.name in feeds else self._inlined(node)
+            controls = node.name in body.controlling
+            function = None if node.name in feeds else self._calls.inlined(node, controls=controls)
             if function is not None:
                 self._emit_call(body, node, function)
             else:
@@ -136,23 +158,22 @@ class Flattener:
             self._sizes[function] = sum(self._size(node, inner) for node in nodes)
         return self._sizes[function]
 
-    def _inlined(self, node: Any) -> Any | None:
-        """The function that the runtime inlines at this node onto several devices, if it does."""
-        called = attr_of(node, "f").func.name if node.op in CALL_OPS else ""
-        function = self.functions.get(called)
-        if function is None or any(
-            _true(holder, attribute) for holder in (node, function) for attribute in _NOT_INLINED
-        ):
-            return None
-        return function
-
     def _emit_call(self, body: _Body, node: Any, function: Any) -> None:
         scope = Scope(
             function.signature.name, f"{body.scope.prefix}{node.name}/", body.scope, node.name
         )
         inputs, controls = self._wire(body, node, cut=False)
         names = [a.name for a in function.signature.input_arg]
-        inner = _Body(scope, tuple(controls), arguments=frozenset(names))
+        awaited = node.name in body.awaited
+        inner = _Body(
+            scope,
+            tuple(controls),
+            arguments=frozenset(names),
+            controlling=self._calls.controlling(
+                function, controls=awaited or node.name in body.controlling
+            ),
+            awaited=frozenset(function.control_ret.values() if awaited else ()),
+        )
         loose = set(_loose(body, node))
         inner.data.update(
             {
@@ -175,7 +196,10 @@ class Flattener:
         loose = () if cut else _loose(body, node)
         outputs = self._outputs(node)
         node = _fed(node, outputs) if cut else node
-        self.nodes.append(FlatNode(name, node, body.scope, inputs, controls, outputs.types, loose))
+        awaited = node.name in body.awaited
+        self.nodes.append(
+            FlatNode(name, node, body.scope, inputs, controls, outputs.types, loose, awaited)
+        )
         refs = [TensorRef(index, port) for port in range(len(outputs.types))]
         body.data[node.name] = _Tensors(refs, outputs, loose=cut)
         body.done[node.name] = (index,)
@@ -278,5 +302,10 @@ def _loop_ends(node: Any, by_name: Mapping[str, Any]) -> list[str]:
     return [n for n in names if n in by_name and by_name[n].op in BACK_EDGE_SOURCES]
 
 
-def _true(holder: Any, attribute: str) -> bool:
-    return bool(attr_of(holder, attribute).b)
+def _controlling(nodes: Sequence[Any]) -> frozenset[str]:
+    """Nodes of a main graph that a control edge leaves; from an unread one, one leads to the end.
+
+    TensorFlow decides before it prunes, so all nodes count, not only those that the fetches need.
+    """
+    read = {input_node(text) for node in nodes for text in node.input}
+    return waited_for(nodes).union(n.name for n in nodes if n.name not in read)

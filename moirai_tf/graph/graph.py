@@ -52,6 +52,21 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """A data input of lowered control flow that a Session drops with all that feeds it.
+
+    The TF2 loader keeps both, on the device that the node that feeds it asks for.
+    """
+
+    position: int
+    """Among the data inputs of the node."""
+    scope: Scope
+    node: str
+    """What feeds it, in the body of that scope."""
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
 class Operator:
     """One node of the flattened graph."""
 
@@ -63,7 +78,7 @@ class Operator:
     """The `NodeDef` as it stands in the SavedModel; shared, never changed."""
     scope: Scope
     inputs: tuple[TensorRef, ...]
-    """Data inputs in argument order, wired through function calls."""
+    """Data inputs in argument order, wired through function calls, without those in `unread`."""
     controls: tuple[int, ...]
     """Operators that must have run before this one, without data."""
     outputs: tuple[TensorSpec, ...]
@@ -76,6 +91,17 @@ class Operator:
 
     loose_inputs: tuple[int, ...] = ()
     """Input positions that reach the runtime through a node without a device of its own."""
+    awaited: bool = False
+    """It runs whether or not anybody reads it."""
+    unread: tuple[Unread, ...] = ()
+    """Inputs that pruning dropped, by position."""
+
+    def arguments(self) -> Iterator[TensorRef | Unread]:
+        """Every data input of the node, in argument order."""
+        dropped = {unread.position: unread for unread in self.unread}
+        kept = iter(self.inputs)
+        for position in range(len(self.inputs) + len(self.unread)):
+            yield dropped[position] if position in dropped else next(kept)
 
     def attr(self, name: str) -> Any:
         """The node's `AttrValue` of that name, or None."""
@@ -155,6 +181,7 @@ CLIENT_OPS = frozenset({"Placeholder", RESULT})
 MERGE_OPS = frozenset({"Merge", "RefMerge"})
 """Ops of TF1 control flow that hand on whichever input arrives; a loop begins with one."""
 
+CALL_OPS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 LOOPS = frozenset({"While", "StatelessWhile"})
 LOWERED_OPS = LOOPS | {"If", "StatelessIf", "Case", "StatelessCase"}
 """Functional control flow, which TensorFlow lowers to TF1 control flow before it places nodes."""

@@ -7,8 +7,9 @@ from typing import Any
 
 from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.python.framework import dtypes
 
-from moirai_tf.graph.graph import MERGE_OPS, Graph, TensorRef
+from moirai_tf.graph.graph import MERGE_OPS, Graph, Operator, TensorRef
 
 _STALE = ("_class", "_output_shapes")
 """Attributes that do not hold under other names and for other input shapes."""
@@ -37,12 +38,22 @@ def to_graph_def(
             graph_def, operator.node, operator.name, names, operator.inputs, operator.controls
         )
         node.device = devices.get(operator.name, "") if devices is not None else ""
+        _stand_in(graph_def, node, operator)
         if operator.op == "Placeholder" and operator.outputs[0].shape is not None:
             set_shape(node, operator.outputs[0].shape)
             if known_feeds:
                 make_known(node)
     _add_library(graph_def, graph.library)
     return graph_def
+
+
+def _stand_in(graph_def: Any, node: Any, operator: Operator) -> None:
+    """Feeds the inputs that pruning dropped: TensorFlow wants all that the attributes promise."""
+    for unread in operator.unread:
+        name = f"{operator.name}/unread_{unread.position}"
+        source = graph_def.node.add(name=name, op="Placeholder", device=node.device)
+        source.attr["dtype"].type = dtypes.as_dtype(unread.dtype).as_datatype_enum
+        node.input.insert(unread.position, name)
 
 
 def flat_node(

@@ -152,6 +152,7 @@ def operator_of(
         weight_bytes=weight,
         resident_bytes=resident_bytes(flat.node.op, weight, outputs),
         loose_inputs=flat.loose_inputs,
+        awaited=flat.awaited,
     )
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from tensorflow.python.framework import op_def_registry
 
-from moirai_tf.graph.graph import ColocationGroup, Graph, Operator, TensorRef
-from moirai_tf.model.validate import BACK_EDGE_SOURCES, function_attrs
+from moirai_tf.graph.graph import MERGE_OPS, ColocationGroup, Graph, Operator, TensorRef, Unread
+from moirai_tf.graph.needs import Needs, Ports, lowered
+from moirai_tf.model.validate import BACK_EDGE_SOURCES, function_attrs, input_node
 
 _STATEFUL_WITHOUT_EFFECT = frozenset({
     "VarHandleOp", "ReadVariableOp", "VariableV2", "Variable", "ResourceGather", "ResourceGatherNd",
     "HashTableV2", "HashTable", "LookupTableFindV2", "LookupTableSizeV2", "VarIsInitializedOp",
     "VariableShape", "_Retval", "_Arg",
     "RandomUniform", "RandomStandardNormal", "RandomUniformInt", "TruncatedNormal",
+    "ParameterizedTruncatedNormal", "RandomShuffle", "Multinomial", "RandomGamma",
+    "RandomGammaGrad", "RandomPoisson", "RandomPoissonV2",
 })  # fmt: skip
 """Ops that TensorFlow calls stateful because they read state; running them changes nothing."""
 
@@ -49,9 +52,11 @@ def has_side_effect(
 def prune(graph: Graph) -> Graph:
     """What the outputs and the side effects of a graph need, and nothing else.
 
-    A control edge is kept if its source has a side effect, or if the graph holds TF1 control flow,
-    where control edges carry deadness. `NoOp`s are replaced by what they wait for. The model itself
-    keeps all of it: this is the graph that is placed, not the one that is written.
+    Of control flow that TensorFlow lowers, only those inputs are needed that a Session needs: what
+    feeds a loop variable that nobody reads goes. A control edge is kept if its source has a side
+    effect, or if the graph holds TF1 control flow, where control edges carry deadness. `NoOp`s are
+    replaced by what they wait for. The model itself keeps all of it: this is the graph that is
+    placed, not the one that is written.
     """
     carries_deadness = any(o.op in _DEADNESS_OPS for o in graph.operators)
     effects = frozenset(
@@ -61,9 +66,10 @@ def prune(graph: Graph) -> Graph:
     waits: list[tuple[int, ...]] = []
     for operator in graph.operators:
         waits.append(_controls(operator, graph.operators, waits, orders))
-    needed = _needed(graph, waits, effects)
-    position = {old: new for new, old in enumerate(sorted(needed))}
-    operators = tuple(_moved(graph.operators[old], position, waits[old]) for old in sorted(needed))
+    search = _Search(graph, waits)
+    search.run(effects)
+    position = {old: new for new, old in enumerate(sorted(search.needed))}
+    operators = tuple(_moved(graph, graph.operators[old], position, waits[old]) for old in position)
     return replace(
         graph,
         operators=operators,
@@ -89,25 +95,88 @@ def _controls(
     return tuple(sorted(found))
 
 
-def _needed(graph: Graph, waits: Sequence[tuple[int, ...]], effects: frozenset[int]) -> set[int]:
-    needed: set[int] = set()
-    stack = [*graph.outputs.values(), *graph.inputs.values(), *effects]
-    stack.extend(i for i, o in enumerate(graph.operators) if o.op in BACK_EDGE_SOURCES)
-    while stack:
-        i = stack.pop()
-        if i in needed:
-            continue
-        needed.add(i)
-        stack.extend(ref.producer for ref in graph.operators[i].inputs)
-        stack.extend(waits[i])
-    return needed
+class _Search:
+    """Which operators run, and which of their outputs are read."""
+
+    def __init__(self, graph: Graph, waits: Sequence[tuple[int, ...]]) -> None:
+        self._graph = graph
+        self._waits = waits
+        self._needs = Needs(graph.functions)
+        self._ports: dict[int, set[int]] = {}
+        self._awaited = {i for i, o in enumerate(graph.operators) if o.awaited}
+        self._loop_ends = {
+            (o.scope, o.node.name): i
+            for i, o in enumerate(graph.operators)
+            if o.op in BACK_EDGE_SOURCES
+        }
+        self.needed: set[int] = set()
+
+    def run(self, effects: frozenset[int]) -> None:
+        """Goes back from the outputs, the inputs and the side effects."""
+        self._awaited |= effects
+        pending = [*self._graph.outputs.values(), *self._graph.inputs.values(), *effects]
+        while pending:
+            i = pending.pop()
+            self.needed.add(i)
+            pending.extend(self._sources(i))
+
+    def positions(self, i: int) -> Ports:
+        """The data inputs that an operator needs for what is read of it."""
+        operator = self._graph.operators[i]
+        if not lowered(operator.node):
+            return frozenset(range(len(operator.inputs) + len(operator.unread)))
+        in_function = operator.scope.parent is not None
+        awaited = i in self._awaited
+        # TensorFlow keeps all outputs together of what is fetched by its own name.
+        fetched = operator.awaited and not in_function
+        ports = range(len(operator.outputs)) if fetched else self._ports.get(i, ())
+        return self._needs.inputs(
+            operator.node, frozenset(ports), awaited=awaited, strict=in_function
+        )
+
+    def _sources(self, i: int) -> Iterator[int]:
+        """What becomes needed, or needed for more than before, since an operator is."""
+        operator = self._graph.operators[i]
+        arguments = list(operator.arguments())
+        for argument in (arguments[k] for k in self.positions(i)):
+            if isinstance(argument, Unread):
+                continue
+            producer, port = argument
+            read = self._ports.setdefault(producer, set())
+            if producer not in self.needed or (
+                port not in read and lowered(self._graph.operators[producer].node)
+            ):
+                yield producer
+            read.add(port)
+        for control in self._waits[i]:
+            new = control not in self._awaited
+            self._awaited.add(control)
+            if new or control not in self.needed:
+                yield control
+        for text in operator.node.input if operator.op in MERGE_OPS else ():
+            end = self._loop_ends.get((operator.scope, input_node(text)))
+            if end is not None and end not in self.needed:
+                yield end
 
 
-def _moved(operator: Operator, position: dict[int, int], controls: Sequence[int]) -> Operator:
+def _moved(
+    graph: Graph, operator: Operator, position: dict[int, int], controls: Sequence[int]
+) -> Operator:
+    kept: list[TensorRef] = []
+    unread = []
+    for k, argument in enumerate(operator.arguments()):
+        if isinstance(argument, Unread):
+            unread.append(argument)
+        elif argument.producer in position:
+            kept.append(TensorRef(position[argument.producer], argument.port))
+        else:
+            source = graph.operators[argument.producer]
+            unread.append(Unread(k, source.scope, source.node.name, graph.spec(argument).dtype))
     return replace(
         operator,
-        inputs=tuple(TensorRef(position[r.producer], r.port) for r in operator.inputs),
+        inputs=tuple(kept),
         controls=tuple(position[c] for c in controls),
+        unread=tuple(unread),
     )
 
 

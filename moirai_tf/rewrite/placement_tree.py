@@ -31,6 +31,10 @@ def call_tree(graph: Graph, placement: Mapping[str, str], order: Order) -> CallT
             continue
         tree = _tree_of(operator.scope, trees, root)
         tree.devices[operator.node.name] = placement[operator.name]
+        for unread in operator.unread:
+            # The TF2 loader runs it: where control flow starts follows what feeds it.
+            feeding = _tree_of(unread.scope, trees, root)
+            feeding.devices.setdefault(unread.node, placement[operator.name])
     for calls, waits in order.waits.items():
         tree = root
         for call in calls:

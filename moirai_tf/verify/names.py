@@ -8,8 +8,8 @@ the call arrives as numbered arguments.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,8 @@ from moirai_tf.rewrite.plan import Plan
 _FEED = re.compile(r"_arg_(?P<node>.+)_\d+_\d+")
 _REPLICA = re.compile(r"(?P<node>.+)/replicate/_\d+")
 _LOWERED = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"})
+_ENDS = ("input", "output")
+"""Nodes that TensorFlow puts at the ends of an inlined call, on the devices of what they read."""
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _CLIENT = frozenset({"Placeholder", "PlaceholderWithDefault", "_Retval"})
 
@@ -33,15 +35,23 @@ class Names:
     """Flat name -> `NodeDef` of the placed model."""
     feeds: frozenset[str]
     """Main-graph nodes that the client feeds."""
+    functions: frozenset[str] = frozenset()
+    """Names of the model's functions, which may be ops."""
     prefix: str = ""
     """What the loader leaves out at the start of a name."""
     arguments: tuple[str, ...] | None = None
     """The main-graph node behind each argument of the function; None in a Session."""
 
     @cached_property
-    def lowered(self) -> frozenset[str]:
-        """Loops and branches, which TensorFlow takes apart before it runs them."""
-        return frozenset(n for n in self.placement if self.op(n) in _LOWERED)
+    def divided(self) -> frozenset[str]:
+        """Operators that TensorFlow may take apart before it runs them: loops, branches, calls."""
+        ops = _LOWERED | self.calls
+        return frozenset(n for n in self.placement if self.op(n) in ops)
+
+    @cached_property
+    def calls(self) -> frozenset[str]:
+        """Ops that call a function."""
+        return _CALLS | self.functions
 
     @cached_property
     def captured(self) -> frozenset[str]:
@@ -77,9 +87,10 @@ class Names:
         name = f"{self.prefix}{node.name}"
         if name in self.placement:
             return name
-        return self.replicated(node) or self._loop_or_branch(
-            self.prefix + node.name.removeprefix("Func/")
-        )
+        replicated = self.replicated(node)
+        if replicated is not None or name in self.nodes:  # a node of the model, but not of the plan
+            return replicated
+        return self._whole(self.prefix + node.name.removeprefix("Func/"))
 
     def replicated(self, node: Any) -> str | None:
         """The small constant that a node is one of TensorFlow's copies of, if it is one."""
@@ -95,11 +106,15 @@ class Names:
         feed = _FEED.fullmatch(node.name)
         return str(feed["node"]) if feed else None
 
-    def _loop_or_branch(self, path: str) -> str | None:
+    def _whole(self, name: str) -> str | None:
+        """The loop, branch or call that a node with that name is a part of."""
+        path = name
         while path:
             path = path.rpartition("/")[0]
-            if path in self.lowered:
-                return path
+            if path in self.divided:
+                rest = name.removeprefix(f"{path}/").partition("/")
+                at_end = self.op(path) in _CALLS and rest[0] in _ENDS and rest[1]
+                return None if at_end else path
         return None
 
 
@@ -107,7 +122,8 @@ def session_names(meta_graph: Any, plan: Plan) -> Names:
     """Names as a TF1 Session gives them: those of the plan."""
     signature = meta_graph.signature_def[plan.signature]
     feeds = frozenset(node for info in signature.inputs.values() for node in _tensor_nodes(info))
-    return Names(plan.placement, dict(_flat_nodes(meta_graph)), feeds)
+    functions = frozenset(f.signature.name for f in meta_graph.graph_def.library.function)
+    return Names(plan.placement, dict(_flat_nodes(meta_graph, plan.placement)), feeds, functions)
 
 
 def tf2_names(meta_graph: Any, plan: Plan) -> Names | None:
@@ -120,17 +136,22 @@ def tf2_names(meta_graph: Any, plan: Plan) -> Names | None:
         return None
     inputs = (text for text in names.nodes[root].input if not text.startswith("^"))
     arguments = tuple(input_node(text) for text in inputs)
-    return Names(names.placement, names.nodes, names.feeds, f"{root}/", arguments)
+    return replace(names, prefix=f"{root}/", arguments=arguments)
 
 
-def _flat_nodes(meta_graph: Any) -> Iterator[tuple[str, Any]]:
-    """Every node under the name that TensorFlow's inliner gives it, calls included."""
+def _flat_nodes(meta_graph: Any, whole: Container[str]) -> Iterator[tuple[str, Any]]:
+    """Every node under the name that TensorFlow's inliner gives it, calls included.
+
+    A call that is an operator itself is not looked into.
+    """
     bodies = {f.signature.name: f.node_def for f in meta_graph.graph_def.library.function}
     pending = [("", meta_graph.graph_def.node)]
     for prefix, nodes in pending:
         for node in nodes:
             yield f"{prefix}{node.name}", node
-            called = node.attr["f"].func.name if node.op in _CALLS and "f" in node.attr else ""
+            if node.op not in _CALLS or f"{prefix}{node.name}" in whole:
+                continue
+            called = node.attr["f"].func.name if "f" in node.attr else ""
             if called in bodies:
                 pending.append((f"{prefix}{node.name}/", bodies[called]))
 

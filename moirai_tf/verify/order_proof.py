@@ -65,8 +65,8 @@ class Kernels:
                 self._readers.setdefault(source, []).append(operator)
 
     def holding(self, operator: str) -> set[str]:
-        """An operator's node, or the kernel of a contraction; all nodes of a loop or branch."""
-        if operator in self._names.lowered:
+        """An operator's node, or the kernel of a contraction; all nodes of a divided one."""
+        if operator in self._names.divided:
             return {n.name for n in self._nodes.values() if self._names.operator(n) == operator}
         name = operator.removeprefix(self._names.prefix)
         if name in self._nodes:

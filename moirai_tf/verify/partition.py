@@ -24,6 +24,9 @@ _RECVS = frozenset({"_Recv", "_HostRecv"})
 _FORWARDING = _RECVS | {"Identity", "IdentityN", "Enter", "Switch", "Merge"}
 """What the runtime puts between an operator and its readers."""
 
+_ENTRANCES = frozenset({"Enter", "Switch", "_SwitchN"})
+"""What TensorFlow makes of the inputs of a loop or branch."""
+
 _VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 _HANDLES = frozenset({"resource", "variant"})
 _CONTROL = re.compile(r".*/ctrl(/[^/]*|_S\d+)", re.DOTALL)
@@ -40,7 +43,7 @@ class Origin:
     operator: str | None
     """Operator of the plan; None if the trace ends at a node that is no operator."""
     port: int
-    """Output port; -1 for a loop or branch, whose outputs lose their numbers."""
+    """Output port; -1 for a divided operator, whose outputs lose their numbers."""
     node: str
     """Name of the node where the trace ended, in the plan's words."""
 
@@ -137,7 +140,7 @@ class PartitionedGraph:
             node, port = self.nodes[input_node(text)], _port(text)
             operator = self.names.operator(node) if node.op not in _RECVS else None
             if operator is not None:
-                whole = node.op == "_Arg" or operator not in self.names.lowered
+                whole = node.op == "_Arg" or operator not in self.names.divided
                 return Origin(operator, port if whole else -1, operator)
             sent = self._sent_to(text)
             inputs = (sent if sent is not None else node).input
@@ -175,14 +178,28 @@ class PartitionedGraph:
 
     @cached_property
     def _needed(self) -> set[str]:
-        """Nodes that some operator of the plan or some result depends on."""
+        """Nodes that some operator of the plan or some result depends on.
+
+        The plan leaves out what feeds only loop variables, or arguments of branches, that nobody
+        reads. A Session drops it, the TF2 loader does not.
+        """
         sources: dict[str, list[str]] = {name: [] for name in self.nodes}
         for name, readers in self._readers.items():
             for reader in readers:
-                sources[reader].append(name)
+                if not self._is_unread(reader, name):
+                    sources[reader].append(name)
         roots = [n.name for n in self.nodes.values() if n.op == "_Retval"]
         roots += [node.name for node, _ in self.operators()]
         return _closure(roots, sources)
+
+    def _is_unread(self, reader: str, source: str) -> bool:
+        """Whether a node is an entrance of control flow for a value that the plan leaves out."""
+        if self.nodes[reader].op not in _ENTRANCES:
+            return False
+        if self.names.operator(self.nodes[reader]) not in self.names.divided:
+            return False
+        origin = self._trace(source)
+        return origin.operator is None and origin.node in self.names.nodes
 
     def _reached(self, roots: Iterable[str]) -> set[str]:
         return _closure(roots, self._readers)

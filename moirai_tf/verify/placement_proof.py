@@ -127,19 +127,20 @@ def _untold(evidence: Evidence, proved: Iterable[str]) -> Iterator[Finding]:
 
 
 def _merged(graph: PartitionedGraph, missing: Set[str]) -> set[str]:
-    """Operators that run inside the kernel of a reader on their device.
+    """Operators that run inside a reader on their device.
 
     After partitioning oneDNN merges `Conv2D` and `BiasAdd` into `_MklNativeConv2DWithBias`, which
-    bears the name of the `BiasAdd`.
+    bears the name of the `BiasAdd`. The inliner of a Session puts a constant that a call reads into
+    a copy of the function, if the call stays (`SpecializeFunction` in function_optimizer.cc).
     """
     names = graph.names
     return {
         source
         for node, operator in graph.operators()
-        if node.op.startswith("_Mkl") and operator in names.nodes
+        if operator in names.nodes and (node.op.startswith("_Mkl") or node.op in names.calls)
         for source in names.sources(operator)
         if source in missing
-        and names.op(source) in node.op
+        and (names.op(source) == "Const" if node.op in names.calls else names.op(source) in node.op)
         and graph.device(node) == names.placement[source]
     }
 
@@ -155,7 +156,7 @@ def _planned(graph: PartitionedGraph, plan: Plan) -> Counter[_Transfer]:
     """
     names = graph.names
     return Counter(
-        (t.producer, -1 if t.producer in names.lowered else t.port, t.source, t.target)
+        (t.producer, -1 if t.producer in names.divided else t.port, t.source, t.target)
         for t in plan.transfers
         if t.port >= 0 and t.producer not in names.captured
     )
