@@ -18,6 +18,7 @@ from moirai_tf.passes import Fuse, Import, Place, Profile, Prune, Publish, Rewri
 from moirai_tf.pipeline import MoiraiItem, Pass, Pipeline
 from moirai_tf.rewrite.directory import remap, strip
 from moirai_tf.rewrite.plan_file import read_plan
+from moirai_tf.runtime.connect import ConnectedModel, connect
 from moirai_tf.runtime.load import load
 from moirai_tf.summary import Summary
 from moirai_tf.verify import VerifyReport, verify
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Cluster",
+    "ConnectedModel",
     "CostTable",
     "Device",
     "Fuse",
@@ -44,6 +46,7 @@ __all__ = [
     "Verify",
     "VerifyReport",
     "configure_logical_cpus",
+    "connect",
     "default_pipeline",
     "load",
     "optimize",

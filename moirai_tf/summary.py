@@ -88,6 +88,8 @@ class Summary:
     """Device -> memory in bytes that could be used, None if unlimited."""
     transfers: int
     transfer_bytes: int
+    servable: bool
+    """Whether TensorFlow Serving can run the output; what uses other servers it cannot."""
     messages: tuple[str, ...]
     report: VerifyReport | None
 
@@ -123,6 +125,7 @@ def summarise(item: MoiraiItem) -> Summary:
         capacities={d.name: d.memory_bytes for d in need(item.problem).devices},
         transfers=len(plan.transfers),
         transfer_bytes=sum(t.nbytes for t in plan.transfers),
+        servable=plan.servable,
         messages=result.messages,
         report=item.report,
     )
@@ -200,4 +203,9 @@ def _latency_lines(summary: Summary) -> list[str]:
     if summary.report is not None:
         lines.append(f"verified    {summary.report}")
     lines.append(f"output      {summary.output}")
+    if not summary.servable:
+        lines.append(
+            "run it      with moirai_tf.connect(output, cluster); TensorFlow Serving cannot: it "
+            "has no session on other servers"
+        )
     return lines

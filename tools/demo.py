@@ -32,8 +32,8 @@ _REPEATS = flags.DEFINE_integer("repeats", 10, "measured runs")
 
 _NEXT_STEPS = """
 Run it on any TensorFlow cluster whose servers have these names:
-  with tf.compat.v1.Session("grpc://<address of task 0>") as session:
-      tf.compat.v1.saved_model.load(session, ["serve"], "{output}")
+  with moirai_tf.connect("{output}", "cluster.yaml") as model:
+      outputs = model({{name: array}})  # model.inputs says which
 
 Another cluster of your own: moirai_cluster --shares=1.0 --shares=0.5 --output=cluster.yaml
 A trace of prediction and measurement for ui.perfetto.dev: moirai_bench --trace=trace.json ..."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.protobuf import config_pb2
@@ -13,6 +14,7 @@ from tensorflow.python.framework import device as device_lib
 from tensorflow.python.saved_model import loader_impl
 
 from moirai_tf.errors import MoiraiError
+from moirai_tf.model.validate import tensor_names
 
 SESSION_CONFIG_FILE = Path("assets.extra") / "session_config.pbtxt"
 
@@ -64,15 +66,19 @@ def configure_logical_cpus(count: int) -> None:
 
 
 def session_config(devices: Iterable[str]) -> Any:
-    """A `ConfigProto` for a Session or TensorFlow Serving that has the CPU devices of a plan."""
-    config = config_pb2.ConfigProto(allow_soft_placement=True)
+    """A `ConfigProto` for a Session or TensorFlow Serving that has the CPU devices of a plan.
+
+    Without soft placement: with it a GPU that is missing would be replaced by a CPU, silently.
+    """
+    config = config_pb2.ConfigProto(allow_soft_placement=False)
     config.device_count["CPU"] = logical_cpus(devices)
     return config
 
 
 def session_config_text(devices: Iterable[str]) -> str:
     """The same as text, for `--tensorflow_session_config_file` of TensorFlow Serving."""
-    return str(text_format.MessageToString(session_config(devices)))
+    config = text_format.MessageToString(session_config(devices))
+    return f"allow_soft_placement: false\n{config}"  # TensorFlow leaves out what is the default
 
 
 def load_in_session(directory: str | Path, session: Any, tags: Iterable[str]) -> Mapping[str, Any]:
@@ -80,3 +86,19 @@ def load_in_session(directory: str | Path, session: Any, tags: Iterable[str]) ->
     loader = loader_impl.SavedModelLoader(str(directory))
     signatures: Mapping[str, Any] = loader.load(session, list(tags)).signature_def
     return signatures
+
+
+def tensors(infos: Mapping[str, Any]) -> dict[str, str]:
+    """Input or output -> tensor; the parts of a composite are numbered `name/0`, `name/1`."""
+    found: dict[str, str] = {}
+    for key in sorted(infos):
+        names = tensor_names(infos[key])
+        found.update(
+            {key if len(names) == 1 else f"{key}/{i}": name for i, name in enumerate(names)}
+        )
+    return found
+
+
+def fetched(value: Any) -> Any:
+    """What a step returned as a NumPy array: TensorFlow gives a scalar string as plain bytes."""
+    return np.array(value, dtype=object) if isinstance(value, bytes) else np.asarray(value)

@@ -138,11 +138,11 @@ def remap(
 
 
 def _plan_files(plan: Plan, schedule: str) -> dict[Path, str]:
-    devices = [d.name for d in plan.devices]
+    config = session_config_text(d.name for d in plan.devices) if plan.servable else ""
     return {
         PLAN_FILE: plan_to_json(plan),
         SCHEDULE_FILE: schedule,
-        SESSION_CONFIG_FILE: session_config_text(devices),
+        SESSION_CONFIG_FILE: config,
     }
 
 

@@ -149,6 +149,11 @@ class Plan:
     """The options of every pass."""
 
     @property
+    def servable(self) -> bool:
+        """Whether TensorFlow Serving can run it: it uses the devices of its own process alone."""
+        return all(d.name.startswith(("/device:", "/job:localhost/")) for d in self.devices)
+
+    @property
     def used(self) -> tuple[PlanDevice, ...]:
         """The client and the devices that have operators: those that must be there to run it."""
         names = {self.client, *self.placement.values()}

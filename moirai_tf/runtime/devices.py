@@ -59,10 +59,10 @@ def server_devices(address: str, timeout_s: float) -> tuple[FoundDevice, ...]:
     """The devices of the TensorFlow server at an address, which no other server is asked for.
 
     Raises:
-      grpc.RpcError: it does not answer in time.
+      grpc.RpcError: there is none, or it does not answer in time.
     """
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        answer = channel.unary_unary(_GET_STATUS)(b"", timeout=timeout_s, wait_for_ready=True)
+        answer = channel.unary_unary(_GET_STATUS)(b"", timeout=timeout_s)
     # TensorFlow does not ship the message's Python class. Its only field is a list of messages, and
     # that is encoded as a list of bytes.
     devices = tf.train.BytesList.FromString(answer).value

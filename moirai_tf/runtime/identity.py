@@ -6,51 +6,54 @@ cluster file that says something else is not noticed: operators run, but on othe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import grpc
 
-import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
-
+from moirai_tf.cluster import Cluster
 from moirai_tf.errors import MoiraiError
-from moirai_tf.runtime.session import ClusterSession
+from moirai_tf.runtime.devices import FoundDevice, server_devices
+from moirai_tf.runtime.session import PROBE_S, ClusterSession, missing_worker
 
-_TIMEOUT_MS = 10_000
 
-
-def check_identity(opened: ClusterSession) -> None:
+def check_identity(opened: ClusterSession) -> tuple[FoundDevice, ...]:
     """Compares what every server says of itself with what the master says of it.
 
     The runtime gives every device of a server a random number, its incarnation, when it starts.
+
+    Returns:
+      The devices of all servers; none if the cluster is this process.
 
     Raises:
       MoiraiError: a server is another task than the cluster says, or not the one that the master
         knows under that name; or it does not answer.
     """
     with opened.named_failures():
-        seen = {d.name: d.incarnation for d in opened.session.list_devices()}
-        for task, address in opened.cluster.addresses.items():
-            found = dict(_own_devices(task, address))
-            names = [name for name in found if name.startswith(f"{task}/")]
-            if not names:
-                raise _another(task, address, f"says that it has {', '.join(found)}")
-            if any(seen.get(name) != found[name] for name in names):
-                master = opened.cluster.device(opened.cluster.client).task
-                raise _another(task, address, f"is not the server that {master} knows as {task}")
+        seen = {d.name: d.incarnation % 2**64 for d in opened.session.list_devices()}
+    devices = worker_devices(opened.cluster)
+    for task, address in opened.cluster.addresses.items():
+        found = devices[task]
+        if not all(device.name.startswith(f"{task}/") for device in found):
+            names = ", ".join(device.name for device in found)
+            raise _another(task, address, f"says that it has {names}")
+        if any(seen.get(device.name) != device.incarnation for device in found):
+            master = opened.cluster.device(opened.cluster.client).task
+            raise _another(task, address, f"is not the server that {master} knows as {task}")
+    return tuple(device for found in devices.values() for device in found)
 
 
-def _own_devices(task: str, address: str) -> Iterator[tuple[str, int]]:
-    """Device -> incarnation of the server at an address, without asking other servers."""
-    config = config_pb2.ConfigProto(
-        device_filters=[task], isolate_session_state=True, operation_timeout_in_ms=_TIMEOUT_MS
-    )
-    with (
-        tf.Graph().as_default(),
-        tf.compat.v1.Session(f"grpc://{address}", config=config) as session,
-    ):
-        devices = session.list_devices()
-    # Its own devices come first.
-    own = devices[0].name.rpartition("/device:")[0]
-    return ((d.name, d.incarnation) for d in devices if d.name.startswith(f"{own}/"))
+def worker_devices(cluster: Cluster) -> dict[str, tuple[FoundDevice, ...]]:
+    """Task -> devices of the server at its address.
+
+    Raises:
+      MoiraiError: a server does not answer within `PROBE_S` seconds; naming it.
+    """
+    found = {}
+    for task, address in cluster.addresses.items():
+        try:
+            found[task] = server_devices(address, PROBE_S)
+        except grpc.RpcError as error:
+            why = "nobody can tell whether it is the right one, so nothing may run on it"
+            raise missing_worker({task: address}, why) from error
+    return found
 
 
 def _another(task: str, address: str, what: str) -> MoiraiError:

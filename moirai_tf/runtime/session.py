@@ -82,9 +82,17 @@ class ClusterSession:
 
         return call
 
+    def with_timeout(self, timeout_s: float) -> ClusterSession:
+        """The same Session with another time limit of a step."""
+        return ClusterSession(self.cluster, self.session, timeout_s)
+
+    def close(self) -> None:
+        """Ends the Session, within seconds even if a worker is gone."""
+        _close(self.session)
+
     def run_options(self, *, trace: bool = False) -> Any:
         """`RunOptions` with the time limit of a step."""
-        options = config_pb2.RunOptions(timeout_in_ms=round(self._timeout_s * 1000))
+        options = config_pb2.RunOptions(timeout_in_ms=_milliseconds(self._timeout_s))
         if trace:
             options.trace_level = config_pb2.RunOptions.FULL_TRACE
             options.output_partition_graphs = True
@@ -103,7 +111,19 @@ class ClusterSession:
 def open_session(
     cluster: Cluster, *, config: Any = None, timeout_s: float = 120.0
 ) -> Iterator[ClusterSession]:
-    """A Session that has all devices of a cluster, in a graph of its own, which is the default one.
+    """`start_session`, with the Session and its graph as TensorFlow's default ones in the block."""
+    opened = start_session(cluster, config=config, timeout_s=timeout_s)
+    try:
+        with opened.graph.as_default(), opened.session.as_default():
+            yield opened
+    finally:
+        opened.close()
+
+
+def start_session(
+    cluster: Cluster, *, config: Any = None, timeout_s: float = 120.0
+) -> ClusterSession:
+    """A Session that has all devices of a cluster, in a graph of its own.
 
     With addresses the task of the client device is its master, so feeds and fetches are there, and
     resources are not shared with other Sessions. Without addresses it runs in this process.
@@ -119,16 +139,15 @@ def open_session(
     check_workers(cluster)
     _reach_directly(cluster.addresses.values())
     target, config = _target_and_config(cluster, config, timeout_s)
-    with tf.Graph().as_default():
-        session = tf.compat.v1.Session(target, config=config)
-        opened = ClusterSession(cluster, session, timeout_s)
-        try:
-            with opened.named_failures():
-                _check_devices(cluster, session)
-            with session.as_default():
-                yield opened
-        finally:
-            _close(session)
+    session = tf.compat.v1.Session(target, graph=tf.Graph(), config=config)
+    opened = ClusterSession(cluster, session, timeout_s)
+    try:
+        with opened.named_failures():
+            _check_devices(cluster, session)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 def check_workers(cluster: Cluster) -> None:
@@ -139,7 +158,7 @@ def check_workers(cluster: Cluster) -> None:
     """
     silent = silent_workers(cluster)
     if silent:
-        raise _silent(silent, "no plan can run, or be measured, without it")
+        raise missing_worker(silent, "no plan can run, or be measured, without it")
 
 
 def silent_workers(cluster: Cluster) -> dict[str, str]:
@@ -169,9 +188,14 @@ def _target_and_config(cluster: Cluster, config: Any, timeout_s: float) -> tuple
         own.MergeFrom(session_config(device.name for device in cluster.devices))
         return "", own
     own.isolate_session_state = True
-    own.operation_timeout_in_ms = round(timeout_s * 1000)
+    own.operation_timeout_in_ms = _milliseconds(timeout_s)
     own.device_filters.extend(cluster.addresses)  # or it waits for workers that take no part
     return f"grpc://{cluster.device(cluster.client).address}", own
+
+
+def _milliseconds(seconds: float) -> int:
+    """To TensorFlow 0 is no limit."""
+    return max(1, round(seconds * 1000))
 
 
 def _reach_directly(addresses: Iterable[str]) -> None:
@@ -205,7 +229,7 @@ def _named(cluster: Cluster, error: Exception, timeout_s: float) -> Exception:
         return error
     silent = silent_workers(cluster)
     if silent:
-        return _silent(silent, "it answered before: it died, hangs, or the network broke")
+        return missing_worker(silent, "it answered before: it died, hangs, or the network broke")
     if isinstance(error, tf.errors.DeadlineExceededError):
         return MoiraiError(
             f"a step on cluster {cluster.name!r} took longer than {timeout_s:g} s",
@@ -221,7 +245,8 @@ def _named(cluster: Cluster, error: Exception, timeout_s: float) -> Exception:
     )
 
 
-def _silent(silent: Mapping[str, str], why: str) -> MoiraiError:
+def missing_worker(silent: Mapping[str, str], why: str) -> MoiraiError:
+    """The error that names the first worker (task -> address) of those that do not answer."""
     task, address = next(iter(silent.items()))
     more = f" (and {len(silent) - 1} more)" if len(silent) > 1 else ""
     return MoiraiError(

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
 from moirai_tf.cluster import Cluster
-from moirai_tf.errors import MoiraiError
-from moirai_tf.rewrite.plan import Plan
+from moirai_tf.runtime.connect import load_on_servers
 from moirai_tf.runtime.identity import check_identity
-from moirai_tf.runtime.session import ClusterSession, open_session
+from moirai_tf.runtime.session import open_session
 from moirai_tf.verify.parity import Array
 from moirai_tf.verify.run import Run, feeds_and_fetches, run_of, switch_off
-
-
-def cluster_of_plan(cluster: Cluster, plan: Plan) -> Cluster:
-    """The cluster with the plan's client, whose task is the master.
-
-    Raises:
-      MoiraiError: a device of the plan is not in the cluster.
-    """
-    known = {device.name for device in cluster.devices}
-    missing = [device.name for device in plan.devices if device.name not in known]
-    if missing:
-        raise MoiraiError(
-            f"cluster {cluster.name!r} has no {missing[0]!r}, which is in the plan",
-            why="an operator on a device that does not exist silently runs elsewhere",
-            fix="give the cluster file that the plan was made for, or leave it out (--cluster)",
-        )
-    return replace(cluster, client=plan.client)
 
 
 def run_on_cluster(
@@ -67,30 +47,13 @@ def run_on_cluster(
         switch_off(config)
     with open_session(cluster, config=config, timeout_s=timeout_s) as opened:
         check_identity(opened)
-        feeds, fetches = _load(directory, tags, signature, inputs, opened)
+        definition = load_on_servers(directory, tags, opened)[signature]
+        feeds, fetches = feeds_and_fetches(definition, inputs)
         outputs, metadata = opened.run(fetches, feeds, trace=True)
     for graph in metadata.partition_graphs:
         for node in graph.node:
             _as_in_one_process(node)
     return run_of(outputs, metadata)
-
-
-def _load(
-    directory: Path,
-    tags: Iterable[str],
-    signature: str,
-    inputs: Mapping[str, Array],
-    opened: ClusterSession,
-) -> tuple[dict[str, Array], dict[str, str]]:
-    try:
-        with opened.named_failures():
-            return feeds_and_fetches(directory, opened.session, tags, signature, inputs)
-    except tf.errors.NotFoundError as error:
-        raise MoiraiError(
-            f"the workers cannot read {directory}: {str(error).splitlines()[0]}",
-            why="the servers restore the variables, each from its own file system",
-            fix="put the models where all workers see them at the same path",
-        ) from error
 
 
 def _as_in_one_process(node: Any) -> None:

@@ -16,7 +16,7 @@ from moirai_tf.cost.inputs import generate_inputs, load_inputs
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
 from moirai_tf.graph.importer import ImportOptions, import_graph
-from moirai_tf.model.load import configure_logical_cpus, logical_cpus
+from moirai_tf.model.load import configure_logical_cpus, logical_cpus, tensors
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
 from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
@@ -29,7 +29,7 @@ from moirai_tf.verify.parity import Array, compare, difference, tolerance_of
 from moirai_tf.verify.partition import PartitionedGraph, device_key, local_device
 from moirai_tf.verify.placement_proof import Evidence, prove
 from moirai_tf.verify.report import MODEL, Finding, OutputParity, RunProof, VerifyReport
-from moirai_tf.verify.run import Run, run_session, run_tf2, tensors
+from moirai_tf.verify.run import Run, run_session, run_tf2
 from moirai_tf.verify.stand_in import stand_in_original, stand_in_placed
 
 
@@ -128,7 +128,7 @@ class _Subject:
 
     def run_original(self, loader: str, *, grappler: bool) -> Run:
         """One inference on this process's CPU: workers and GPUs may be too small for it."""
-        return self._run_here(self.original_dir, loader, grappler=grappler, on_cpu=self.has_gpus)
+        return self._run_here(self.original_dir, loader, grappler=grappler, original=True)
 
     def run_placed(self, loader: str, *, grappler: bool) -> Run:
         """One inference, with a cluster on its workers."""
@@ -141,16 +141,16 @@ class _Subject:
         )  # fmt: skip
 
     def _run_here(
-        self, directory: Path, loader: str, *, grappler: bool, on_cpu: bool = False
+        self, directory: Path, loader: str, *, grappler: bool, original: bool = False
     ) -> Run:
-        tags, signature = self.plan.tags, self.plan.signature
+        tags, signature, on_cpu = self.plan.tags, self.plan.signature, original and self.has_gpus
         if loader == TF2:
             return run_tf2(
                 directory, tags, signature, self.inputs, grappler=grappler, on_cpu=on_cpu
             )
         return run_session(
             directory, tags, signature, self.inputs, self.devices.values(),
-            grappler=grappler, on_cpu=on_cpu,
+            grappler=grappler, on_cpu=on_cpu, soft_placement=original,
         )  # fmt: skip
 
     @property

@@ -17,9 +17,9 @@ from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
 from moirai_tf.runtime.child import Child, without_gpus
+from moirai_tf.runtime.connect import cluster_of_plan
 from moirai_tf.runtime.devices import check_models, local_devices
-from moirai_tf.runtime.session import check_workers
-from moirai_tf.verify.cluster_run import cluster_of_plan
+from moirai_tf.runtime.identity import worker_devices
 from moirai_tf.verify.examine import examine
 from moirai_tf.verify.options import CLUSTER, VerifyOptions, check_verify_options
 from moirai_tf.verify.report import (
@@ -113,7 +113,8 @@ def _servers(
         cluster = read_cluster(cluster)
     if CLUSTER in options.loaders and cluster is not None and cluster.remote:
         servers = cluster_of_plan(cluster, plan)
-        check_workers(servers)
+        found = [device for devices in worker_devices(servers).values() for device in devices]
+        check_models(plan, found, f"cluster {cluster.name!r}")
         return servers
     if set(options.loaders) == {CLUSTER}:
         raise MoiraiError(

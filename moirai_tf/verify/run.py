@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
 from tensorflow.python.eager import context
 
-from moirai_tf.model.load import load_in_session, load_with_devices, session_config
-from moirai_tf.model.validate import tensor_names
+from moirai_tf.model.load import (
+    fetched,
+    load_in_session,
+    load_with_devices,
+    session_config,
+    tensors,
+)
 from moirai_tf.runtime.failures import loading
 from moirai_tf.runtime.gpu_records import is_record
 from moirai_tf.verify.parity import Array
@@ -44,6 +48,7 @@ def run_session(
     *,
     grappler: bool,
     on_cpu: bool = False,
+    soft_placement: bool = False,
 ) -> Run:
     """Runs a signature in a TF1 Session, as TensorFlow Serving does.
 
@@ -56,8 +61,11 @@ def run_session(
       grappler: whether Grappler may change the graph.
       on_cpu: whether GPUs that are here must not take part: an original asks for no device, and
         may fit on none of them.
+      soft_placement: whether an operator may run elsewhere than on its device; of a placed model
+        none may.
     """
     config = session_config(devices)
+    config.allow_soft_placement = soft_placement
     if on_cpu:
         config.device_count["GPU"] = 0
     if not grappler:
@@ -68,20 +76,16 @@ def run_session(
     metadata = config_pb2.RunMetadata()
     with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
         with loading():
-            feeds, fetches = feeds_and_fetches(directory, session, tags, signature, inputs)
+            definition = load_in_session(directory, session, tags)[signature]
+        feeds, fetches = feeds_and_fetches(definition, inputs)
         outputs = session.run(fetches, feeds, options=options, run_metadata=metadata)
     return run_of(outputs, metadata)
 
 
 def feeds_and_fetches(
-    directory: Path,
-    session: Any,
-    tags: Iterable[str],
-    signature: str,
-    inputs: Mapping[str, Array],
+    definition: Any, inputs: Mapping[str, Array]
 ) -> tuple[dict[str, Array], dict[str, str]]:
-    """Loads a SavedModel into a Session; returns what to feed and what to fetch."""
-    definition = load_in_session(directory, session, tags)[signature]
+    """What to feed and what to fetch of a `SignatureDef`."""
     feeds = {tensor: inputs[key] for key, tensor in tensors(definition.inputs).items()}
     return feeds, tensors(definition.outputs)
 
@@ -95,7 +99,7 @@ def run_of(outputs: Mapping[str, Any], metadata: Any) -> Run:
         for node in device.node_stats:
             executed.setdefault(node.node_name, set()).add(device.device)
     return Run(
-        {name: _array(value) for name, value in outputs.items()},
+        {name: fetched(value) for name, value in outputs.items()},
         (tuple(metadata.partition_graphs),),
         {name: frozenset(found) for name, found in executed.items()},
     )
@@ -122,20 +126,9 @@ def run_tf2(
             metadata = context.export_run_metadata()
         finally:
             context.disable_run_metadata()
-    outputs = {name: _array(tensor.numpy()) for name, tensor in _parts(results)}
+    outputs = {name: fetched(tensor.numpy()) for name, tensor in _parts(results)}
     graphs = (tuple(graph.partition_graphs) for graph in metadata.function_graphs)
     return Run(outputs, tuple(graph for graph in graphs if graph), {})
-
-
-def tensors(infos: Mapping[str, Any]) -> dict[str, str]:
-    """Input or output -> tensor; the parts of a composite are numbered `name/0`, `name/1`."""
-    found: dict[str, str] = {}
-    for key in sorted(infos):
-        names = tensor_names(infos[key])
-        found.update(
-            {key if len(names) == 1 else f"{key}/{i}": name for i, name in enumerate(names)}
-        )
-    return found
 
 
 def _parts(results: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -144,11 +137,6 @@ def _parts(results: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         parts = tf.nest.flatten(results[key], expand_composites=True)
         for i, part in enumerate(parts):
             yield (key if len(parts) == 1 else f"{key}/{i}"), part
-
-
-def _array(value: Any) -> Array:
-    """TensorFlow gives a scalar string as plain bytes."""
-    return np.array(value, dtype=object) if isinstance(value, bytes) else np.asarray(value)
 
 
 def switch_off(config: Any) -> None:
