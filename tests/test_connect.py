@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,15 +16,18 @@ import tensorflow as tf
 import moirai_tf
 from moirai_tf import Cluster, MoiraiError
 from moirai_tf.cluster import write_cluster
-from moirai_tf.runtime import local_cluster as module
-from moirai_tf.runtime.local_cluster import LocalCluster, local_cluster
+from moirai_tf.runtime.local_cluster import (
+    LocalCluster,
+    guarded,
+    local_cluster,
+    start_workers,
+)
 from tests.placements import place
 from tests.saved_models import save_function
 from tests.zoo import ZOO
 
 ZooDir = Callable[[str], Path]
 
-WORKER = Path(module.__file__).parent / "worker.py"
 ONE, TWO = (f"/job:worker/replica:0/task:{task}/device:CPU:0" for task in range(2))
 X = np.array([[0.0, 0.5], [1.0, -1.0]], np.float32)
 WEIGHTS = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
@@ -66,21 +66,16 @@ def workers() -> Iterator[LocalCluster]:
 def _restarted(local: LocalCluster, task: int) -> Iterator[None]:
     """Another server in the place of one that was killed, which knows nothing of its past."""
     spec = {
-        "guard": os.getpid(),
         "core": local.cores[task],
         "cgroups": [],
         "addresses": [device.address for device in local.cluster.devices],
         "task": task,
         "threads": 1,
+        "environment": {},
     }
-    command = [sys.executable, str(WORKER), json.dumps(spec)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=module._environment()) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            yield
-        finally:
-            process.kill()
+    with guarded(()) as guard, ExitStack() as stack:
+        start_workers(guard, [spec], 120.0, stack)
+        yield
 
 
 def _check(model: moirai_tf.ConnectedModel) -> None:
