@@ -44,6 +44,10 @@ def _fusion(coarse: CoarseGraph, owner: int, operator: int) -> Iterator[str]:
     others = [coarse.fine.operators[m].name for m in fused.members if m != operator]
     if others:
         yield f"fused as {fused.rule} in {fused.name} with {_few(others)}"
+    for kernel in fused.kernels:
+        if operator in kernel.members:
+            with_it = [coarse.fine.operators[m].name for m in kernel.members if m != operator]
+            yield f"one kernel on {kernel.device_type} with {_few(with_it)}"
 
 
 def _groups(graph: Graph, operator: int) -> Iterator[str]:

@@ -16,6 +16,7 @@ from moirai_tf.cost.memory import peak_memory
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarsen import FuseOptions, coarsen
 from moirai_tf.graph.importer import ImportOptions, import_graph, shape_options
+from moirai_tf.graph.kernels import require_gpu_kernels
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.output import check_apart, check_output, publish
 from moirai_tf.model.saved_model import read_saved_model
@@ -98,6 +99,11 @@ class Profile(ProfileOptions, Pass):
     name: ClassVar[str] = "profile"
     requires: ClassVar[tuple[str, ...]] = ("model", "graph")
 
+    def precheck(self, item: MoiraiItem) -> None:
+        """Refuses GPUs that TensorFlow knows nothing of, unless a table does."""
+        if not self.costs:
+            require_gpu_kernels([d.name for d in item.cluster.devices if d.type == "GPU"])
+
     def __call__(self, item: MoiraiItem) -> MoiraiItem:
         """Fills in `costs`."""
         costs = profile(need(item.model), need(item.graph), item.cluster, self)
@@ -154,6 +160,7 @@ class Place(SolveOptions, Pass):
             result,
             chooser.predicted(problem, schedule),
             None if single is None else chooser.predicted(problem, single),
+            need(item.costs).computed,
         )
         peaks = peak_memory(coarse, problem, schedule, need(item.costs))
         summary["peak_bytes"] = {

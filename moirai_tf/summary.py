@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from moirai_tf.verify import VerifyReport
 
 
 def result_summary(
-    problem: Problem, result: Result, prediction: Prediction, alone: Prediction | None
+    problem: Problem,
+    result: Result,
+    prediction: Prediction,
+    alone: Prediction | None,
+    computed: Sequence[str],
 ) -> dict[str, Any]:
     """What was found, as the plan stores it: no clock times, so equal runs give equal plans.
 
@@ -23,6 +28,7 @@ def result_summary(
       result: the answer.
       prediction: of the answer's schedule.
       alone: of the best single device, if one can run everything.
+      computed: devices whose costs were computed, not measured.
     """
     schedule = need(result.schedule)
     devices: dict[str, dict[str, int]] = {
@@ -49,6 +55,7 @@ def result_summary(
             None if alone is None else alone.latency_ns(order_kept=False)
         ),
         "baselines_ns": dict(result.baselines),
+        "computed": list(computed),
         "devices": devices,
     }
 
@@ -86,6 +93,8 @@ class Summary:
     """Device -> the most memory in use at one time, by the schedule."""
     capacities: dict[str, int | None]
     """Device -> memory in bytes that could be used, None if unlimited."""
+    computed: tuple[str, ...]
+    """Devices whose costs were computed, not measured."""
     transfers: int
     transfer_bytes: int
     servable: bool
@@ -123,6 +132,7 @@ def summarise(item: MoiraiItem) -> Summary:
         devices=plan.summary["devices"],
         peak_bytes=plan.summary.get("peak_bytes", {}),
         capacities={d.name: d.memory_bytes for d in need(item.problem).devices},
+        computed=tuple(plan.summary.get("computed", ())),
         transfers=len(plan.transfers),
         transfer_bytes=sum(t.nbytes for t in plan.transfers),
         servable=plan.servable,
@@ -180,11 +190,17 @@ def _device_lines(summary: Summary) -> list[str]:
     return lines
 
 
+def _computed(summary: Summary, devices: Sequence[str]) -> str:
+    """A word of warning about a latency on some devices."""
+    return " (computed, not measured)" if set(devices) & set(summary.computed) else ""
+
+
 def _latency_lines(summary: Summary) -> list[str]:
     status = f" ({summary.status})" if summary.objective == LATENCY else ""
     lines = [
         f"transfers   {summary.transfers} ({megabytes(summary.transfer_bytes)})",
-        f"latency     {milliseconds(summary.predicted_ns)} predicted, of which "
+        f"latency     {milliseconds(summary.predicted_ns)} predicted"
+        f"{_computed(summary, summary.used)}, of which "
         f"{milliseconds(summary.step_ns)} per step whatever runs",
         f"schedule    {milliseconds(summary.latency_ns)} of operators and transfers{status}",
         f"bound       {milliseconds(summary.lower_bound_ns)} proved, gap {100 * summary.gap:.2f} %",
@@ -195,7 +211,8 @@ def _latency_lines(summary: Summary) -> list[str]:
         ratio = summary.single_device_ns / max(1, summary.predicted_ns)
         lines.append(
             f"best single device {summary.single_device}: "
-            f"{milliseconds(summary.single_device_ns)}, {ratio:.2f} x the predicted latency"
+            f"{milliseconds(summary.single_device_ns)}"
+            f"{_computed(summary, [summary.single_device])}, {ratio:.2f} x the predicted latency"
         )
     lines.extend(f"note        {message}" for message in summary.messages)
     if len(summary.used) == 1:

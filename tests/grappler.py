@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
-from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf import config_pb2, device_properties_pb2
 from tensorflow.python.framework import tensor_util
-from tensorflow.python.grappler import tf_optimizer
+from tensorflow.python.grappler import cluster, tf_optimizer
 
+from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.fusion.coarsen import coarsen
 from moirai_tf.graph import graphdef
-from moirai_tf.graph.graph import CLIENT_OPS, Graph
+from moirai_tf.graph.graph import CLIENT_OPS, Graph, Operator
 from moirai_tf.graph.importer import ImportOptions, import_graph
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.saved_model import read_saved_model
+
+TASK = "/job:localhost/replica:0/task:0"
 
 
 @dataclass(frozen=True)
@@ -82,14 +85,64 @@ def optimise(
         for operator, number in zip(graph.operators, device_of, strict=True)
     ]
     devices = {
-        operator.name: f"/job:localhost/replica:0/task:0/device:CPU:{number}"
+        operator.name: f"{TASK}/device:CPU:{number}"
         for operator, number in zip(graph.operators, numbers, strict=True)
     }
+    return _optimised(graph, weights, devices)
+
+
+def optimise_on_gpu(
+    graph: Graph, weights: Mapping[str, np.ndarray], capability: str = "8.0"
+) -> Optimised:
+    """Runs Grappler on a graph whose operators are all on one virtual GPU, where they can be."""
+    devices = {
+        operator.name: f"{TASK}/device:{_type_beside_a_gpu(operator)}:0"
+        for operator in graph.operators
+    }
+    host = device_properties_pb2.DeviceProperties(type="CPU", frequency=2500, num_cores=8)
+    gpu = device_properties_pb2.DeviceProperties(
+        type="GPU", frequency=1400, num_cores=100, bandwidth=10**9, memory_size=1 << 34,
+        environment={"architecture": capability, "cuda": "12050", "cudnn": "9000"},
+    )  # fmt: skip
+    virtual = cluster.Cluster(
+        devices=[
+            device_properties_pb2.NamedDevice(name=f"{TASK}/device:{p.type}:0", properties=p)
+            for p in (host, gpu)
+        ]
+    )
+    try:
+        return _optimised(graph, weights, devices, virtual)
+    finally:
+        virtual.Shutdown()
+
+
+def kernels_of(coarse: CoarseGraph, device_type: str) -> dict[str, list[str]]:
+    """Operator whose output leaves a kernel of several -> the names of the others."""
+    fine = coarse.fine.operators
+    found = {}
+    for kernel in (k for fused in coarse.operators for k in fused.kernels):
+        if kernel.device_type == device_type:
+            *others, root = (fine[member].name for member in kernel.members)
+            found[root] = others
+    return found
+
+
+def _type_beside_a_gpu(operator: Operator) -> str:
+    host = operator.op in CLIENT_OPS or "GPU" not in operator.device_types
+    return "CPU" if host else "GPU"
+
+
+def _optimised(
+    graph: Graph,
+    weights: Mapping[str, np.ndarray],
+    devices: Mapping[str, str],
+    virtual: cluster.Cluster | None = None,
+) -> Optimised:
     config = config_pb2.ConfigProto()
     config.graph_options.rewrite_options.min_graph_nodes = -1
     graph_def = _frozen(graphdef.to_graph_def(graph, devices), weights)
     meta_graph = graphdef.meta_graph(graph_def, graphdef.fetches(graph))
-    return Optimised(tf_optimizer.OptimizeGraph(config, meta_graph), devices)
+    return Optimised(tf_optimizer.OptimizeGraph(config, meta_graph, cluster=virtual), devices)
 
 
 def placements(graph: Graph, devices: int) -> dict[str, tuple[int, list[int]]]:

@@ -52,7 +52,7 @@ class Scatter(Pass):
         )
         plan = make_plan(
             need(item.graph), need(item.expansion), item.cluster, problem, schedule,
-            result_summary(problem, result, prediction, None),
+            result_summary(problem, result, prediction, None, ()),
         )  # fmt: skip
         return replace(item, problem=problem, result=result, plan=plan)
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from moirai_tf.cluster import Device
 from moirai_tf.cost.analytical import analytical
 from moirai_tf.cost.bodies import LOOPS
+from moirai_tf.cost.gpu_peaks import BANDWIDTH_SHARE, LAUNCH_NS, TENSOR_SHARE, VECTOR_SHARE
 from moirai_tf.cost.loops import trip_count
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.saved_model import read_saved_model
@@ -20,6 +21,11 @@ GPU = Device(
     "/device:GPU:0", "GPU", frequency_mhz=1000, num_cores=10, memory_bytes_per_s=10**11,
     architecture="7.5",
 )  # fmt: skip
+
+
+OPERATIONS = 2 * 64 * 256 * 256
+NBYTES = (64 * 256 + 256 * 256 + 64 * 256) * 4
+"""Of the product below."""
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +49,70 @@ def test_twice_the_cores_take_half_the_compute(matmul):
     time, traffic = analytical(matmul, replace(CPU, num_cores=2), trips=1)[index]
     assert time == 8_388_608 // 2 + 393_216
     assert traffic == 393_216 - 1
+
+
+@pytest.mark.parametrize(
+    ("capability", "multiply_adds", "share"),
+    [("6.0", 64, VECTOR_SHARE), ("6.1", 128, VECTOR_SHARE), ("7.5", 64, VECTOR_SHARE),
+     ("8.0", 512, TENSOR_SHARE), ("9.0", 1024, TENSOR_SHARE), ("12.0", 128, TENSOR_SHARE)],
+)  # fmt: skip
+def test_matmul_on_gpus_by_hand(matmul, capability, multiply_adds, share):
+    # 10 multiprocessors at 1 GHz make 10 x 2 x multiply_adds operations in a nanosecond, of float32
+    # on lanes, from capability 8.0 on with TF32 on tensor cores. Bytes: 100 in a nanosecond.
+    compute_ns = OPERATIONS / (20 * multiply_adds * share)
+    memory_ns = NBYTES / (100 * BANDWIDTH_SHARE)
+    gpu = replace(GPU, architecture=capability)
+    time, traffic = analytical(matmul, gpu, trips=1)[index_of(matmul, "MatMul")]
+    assert time == pytest.approx(LAUNCH_NS + max(compute_ns, memory_ns), abs=2)
+    assert traffic == pytest.approx(max(0, memory_ns - compute_ns), abs=2)
+
+
+def test_a_gpus_own_launch_overhead_wins(matmul):
+    index = index_of(matmul, "MatMul")
+    usual, own = (
+        analytical(matmul, replace(GPU, launch_ns=ns), trips=1)[index][0] for ns in (None, 7)
+    )
+    assert usual - own == LAUNCH_NS - 7
+
+
+def test_what_starts_no_kernel_costs_a_gpu_nothing(tmp_path):
+    # Buffers are handed on, int32 arithmetic is the host's; the product alone is a kernel.
+    weights = tf.Variable(tf.ones([8, 8]))
+
+    @tf.function(input_signature=[spec(None, 2, 4)])
+    def call(x):
+        rows = tf.shape(x)[0] * 1 + tf.constant(0)
+        return {"y": tf.identity(tf.matmul(tf.reshape(x, [rows, 8]), weights))}
+
+    graph = imported(saved(call, tmp_path / "m", weights), batch_size=2)
+    times = {
+        operator.op: time
+        for operator, (time, _) in zip(graph.operators, analytical(graph, GPU, 1), strict=True)
+    }
+    assert {"Shape", "Reshape", "ReadVariableOp", "Identity", "Const"} <= times.keys()
+    assert {op for op, time in times.items() if time} == {"MatMul"}
+
+
+def test_half_precision_on_tensor_cores_by_hand(tmp_path):
+    weights = tf.Variable(tf.ones([512, 512], tf.float16))
+    call = tf.function(
+        lambda x: {"y": tf.matmul(x, weights)}, input_signature=[spec(512, 512, dtype=tf.float16)]
+    )
+    graph = imported(saved(call, tmp_path / "m", weights))
+    index = index_of(graph, "MatMul")
+    lanes, cores = (
+        analytical(graph, replace(GPU, architecture=capability, launch_ns=0), trips=1)[index][0]
+        for capability in ("6.1", "7.0")
+    )
+    # 2 x 512^3 operations, in 10 multiprocessors at 1 GHz: 128 lanes, or 512 multiply-adds.
+    assert lanes == pytest.approx(2 * 512**3 / (10 * 2 * 128 * VECTOR_SHARE), abs=2)
+    assert cores == pytest.approx(2 * 512**3 / (10 * 2 * 512 * TENSOR_SHARE), abs=2)
+
+
+@pytest.mark.parametrize("architecture", ["7,5", "sm_75", "3.5", "7"])
+def test_unknown_architecture(matmul, architecture):
+    with pytest.raises(MoiraiError, match=f"'{architecture}' is not a compute capability"):
+        analytical(matmul, replace(GPU, architecture=architecture), trips=1)
 
 
 def test_clients_cost_nothing(matmul):

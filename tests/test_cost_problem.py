@@ -14,7 +14,7 @@ from moirai_tf.cost import CostTable, DeviceProfile, OperatorCost, build_problem
 from moirai_tf.cost.fused import fused_costs
 from moirai_tf.cost.table import MeasuredLink, described_inputs, fingerprint
 from moirai_tf.errors import MoiraiError
-from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, FusedOperator
+from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, FusedOperator, Kernel
 from moirai_tf.graph.graph import Graph, Operator, Scope, TensorRef, TensorSpec
 from moirai_tf.placement.validation import violations
 
@@ -22,7 +22,7 @@ CPU0, CPU1, GPU = "/device:CPU:0", "/device:CPU:1", "/device:GPU:0"
 BOTH = ("CPU", "GPU")
 CLUSTER = Cluster(
     "three",
-    (Device(CPU0, "CPU", 1000), Device(CPU1, "CPU"), Device(GPU, "GPU", 500)),
+    (Device(CPU0, "CPU", 1000), Device(CPU1, "CPU"), Device(GPU, "GPU", 500, launch_ns=10)),
     tuple(
         Link(a, b, latency, 10**9)
         for a, b, latency in [
@@ -62,7 +62,7 @@ COARSE = CoarseGraph(
     GRAPH,
     (
         FusedOperator("x", (0,), "", BOTH),
-        FusedOperator("matmul", (1, 2, 3, 4), "eigen", BOTH),
+        FusedOperator("matmul", (1, 2, 3, 4), "eigen", BOTH, (Kernel("GPU", (2, 3)),)),
         FusedOperator("text", (5,), "", ("CPU",)),
         FusedOperator("y", (6,), "", BOTH),
     ),
@@ -75,7 +75,7 @@ COARSE = CoarseGraph(
     colocation=((0, 3),),
 )
 MEASURED = {"matmul": 1000, "relu": 50, "flat": 1, "text": 300}
-COMPUTED = {"matmul": (600, 560), "relu": (40, 32), "flat": (2, 0), "text": (None, 0)}
+COMPUTED = {"matmul": (600, 560), "relu": (42, 32), "flat": (2, 0), "text": (None, 0)}
 
 
 def table(operators=None) -> CostTable:
@@ -88,7 +88,10 @@ def table(operators=None) -> CostTable:
     }
     return CostTable(
         "serving_default", described_inputs(GRAPH), fingerprint(GRAPH), {}, {},
-        tuple(DeviceProfile(device, "measure") for device in CLUSTER.devices),
+        tuple(
+            DeviceProfile(device, "measure" if device.type == "CPU" else "analytical")
+            for device in CLUSTER.devices
+        ),
         operators or rows,
     )  # fmt: skip
 
@@ -97,9 +100,29 @@ def test_measured_times_add_up_and_computed_ones_lose_inner_traffic():
     problem = build_problem(COARSE, CLUSTER, table())
     # Measured: 1000 + 50 + 1. Computed: matmul has operands of 80 + 400 + 80 bytes, of which its
     # output of 80 stays inside (the weight is read from memory anyway, x comes from outside):
-    # 600 - 560 * 80 / 560 = 520; relu keeps its input and its output: 40 - 32 * 160 / 160 = 8;
-    # flat has no traffic: 2.
-    assert problem.operators[1].compute_ns == (1051, 2102, 520 + 8 + 2)
+    # 600 - 560 * 80 / 560 = 520; relu keeps its input, and its output leaves the kernel:
+    # 42 - 32 * 80 / 160 = 26; flat has no traffic: 2. One kernel needs one launch of 10, not two.
+    assert problem.operators[1].compute_ns == (1051, 2102, 520 + 26 + 2 - 10)
+
+
+def test_what_a_device_does_not_fuse_saves_it_nothing():
+    # Placed as one, since a CPU makes one kernel of the two; a GPU does not: 600 + 42 + 2.
+    fused = replace(COARSE.operators[1], kernels=(Kernel("CPU", (2, 3)),))
+    operators = (COARSE.operators[0], fused, *COARSE.operators[2:])
+    problem = build_problem(replace(COARSE, operators=operators), CLUSTER, table())
+    assert problem.operators[1].compute_ns == (1051, 2102, 644)
+
+
+def test_a_faster_gpu_starts_kernels_faster():
+    # The table's times are those of the faster device; so is the launch that is saved, 10 / 2.
+    devices = (*CLUSTER.devices[:2], replace(CLUSTER.devices[2], speed=2.0))
+    rows = {
+        o.name: OperatorCost((0, 0, COMPUTED.get(o.name, (0,))[0]), (0, 0, 0))
+        for o in GRAPH.operators
+    }
+    costs = replace(table(rows), devices=tuple(DeviceProfile(d, "analytical") for d in devices))
+    problem = build_problem(COARSE, replace(CLUSTER, devices=devices), costs)
+    assert problem.operators[1].compute_ns[2] == 600 + 42 + 2 - 5
 
 
 def test_where_an_operator_can_run():
@@ -144,7 +167,7 @@ def test_the_problem_is_valid_and_complete():
 def test_columns_are_found_by_name():
     reordered = replace(CLUSTER, devices=CLUSTER.devices[::-1])
     problem = build_problem(COARSE, reordered, table())
-    assert problem.operators[1].compute_ns == (530, 2102, 1051)
+    assert problem.operators[1].compute_ns == (538, 2102, 1051)
 
 
 def test_stale_table():

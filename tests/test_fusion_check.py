@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from moirai_tf.fusion.check import violations
-from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, FusedOperator
+from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, FusedOperator, Kernel
 from moirai_tf.fusion.coarsen import coarsen
 from moirai_tf.graph.graph import TensorRef
 from tests.graphs import GraphBuilder
@@ -101,6 +101,12 @@ FAULTS: list[tuple[str, Callable[[CoarseGraph], CoarseGraph]]] = [
     ("x: a feed or fetch of the client is fused", lambda c: _merged(c, "x", "layer")),
     ("device types ['TPU'], but its members share ['CPU', 'GPU']",
      lambda c: _with_operator(c, "pool", device_types=("TPU",))),
+    ("pool: a kernel of TPU, where it cannot run",
+     lambda c: _with_operator(c, "pool", kernels=(Kernel("TPU", (4, 5)),))),
+    ("pool: a kernel of [4, 5], not all of them members",
+     lambda c: _with_operator(c, "pool", kernels=(Kernel("CPU", (4, 5)),))),
+    ("layer: member 3 in two kernels of CPU",
+     lambda c: _with_operator(c, "layer", kernels=(Kernel("CPU", (2, 3)), Kernel("CPU", (3, 4))))),
     ("not in topological order: pool in pool depends on layer in layer", _swapped),
     ("not in topological order: late in late depends on pool in between",
      lambda c: _merged(c, "between", "pool")),

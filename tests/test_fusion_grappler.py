@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from moirai_tf.fusion.coarsen import coarsen
 from tests import grappler
 from tests.zoo import ZOO, entry
 
@@ -61,6 +62,49 @@ def test_small_models(name: str, zoo_dir: Callable[[str], Path]) -> None:
     assert len(results["one device"].fused) > 0
     torn = results["operators in turn"]
     assert torn.lost(results["one device"]) or torn.moved
+
+
+def _gpu_kernels(
+    directory: Path, inputs: dict[str, np.ndarray], capability: str
+) -> tuple[dict[str, list[str]], grappler.Optimised]:
+    graph = grappler.flat_graph(directory, inputs)
+    coarse, _ = coarsen(graph)
+    weights = grappler.variable_values(directory, graph)
+    optimised = grappler.optimise_on_gpu(graph, weights, capability)
+    return grappler.kernels_of(coarse, "GPU"), optimised
+
+
+def _agrees_on_gpu(ours: dict[str, list[str]], optimised: grappler.Optimised) -> None:
+    """Grappler leaves one operator of each kernel of ours, and fuses nothing else."""
+    left = {n.name: n.op for n in optimised.graph_def.node if n.op not in ("Identity", "Const")}
+    kept = [[name for name in (root, *others) if name in left] for root, others in ours.items()]
+    assert [len(names) for names in kept] == [1] * len(ours)
+    fused = {name for name, op in left.items() if op.startswith("_Fused")}
+    assert fused == {name for (name,) in kept if left[name].startswith("_Fused")}
+
+
+@pytest.mark.parametrize("capability", ["7.0", "8.0"])
+@pytest.mark.parametrize(
+    ("name", "count"), [("ensemble", 10), ("module", 2), ("conv_net_export", 0), ("mlp", 0)]
+)
+def test_gpu(name: str, count: int, capability: str, zoo_dir: Callable[[str], Path]) -> None:
+    ours, optimised = _gpu_kernels(zoo_dir(name), ZOO[name].inputs(), capability)
+    _agrees_on_gpu(ours, optimised)
+    assert len(ours) == count
+
+
+def test_inception_on_gpu(inception: Path) -> None:
+    # Batch norm in pieces, no bias: nothing of a CPU's 19 fused convolutions is left.
+    inputs = {"images": np.zeros((2, 75, 75, 3), np.float32)}
+    ours, optimised = _gpu_kernels(inception, inputs, "8.0")
+    _agrees_on_gpu(ours, optimised)
+    assert ours == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*_LARGE, *_TRANSFORMERS, "gpt2"])
+def test_large_models_on_gpu(name: str, zoo_dir: Callable[[str], Path]) -> None:
+    _agrees_on_gpu(*_gpu_kernels(zoo_dir(name), ZOO[name].inputs(), "8.0"))
 
 
 @pytest.mark.slow

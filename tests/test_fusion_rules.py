@@ -224,6 +224,27 @@ def _scaled_scores(b: GraphBuilder) -> TensorRef:
     return b.op("RealDiv", "scaled", product, b.feed("factor", ()))
 
 
+def _transposed(b: GraphBuilder, order: list[int]) -> TensorRef:
+    shape = (2, 8, 8)
+    keys = b.op("Transpose", "transposed", b.feed("k", shape), b.const("order", order, "int32"),
+                shape=shape)  # fmt: skip
+    return b.op("BatchMatMulV2", "product", b.feed("q", shape), keys, shape=shape)
+
+
+def _pointwise(b: GraphBuilder) -> TensorRef:
+    conv = b.op("Conv2D", "c", b.feed("x", IMAGE), b.weight("line", 1, 7, 8, 8), shape=IMAGE)
+    bias = b.op("BiasAdd", "bias", conv, b.weight("b", 8), shape=IMAGE)
+    return b.op("Relu", "relu", bias, shape=IMAGE)
+
+
+def _half_relu(b: GraphBuilder) -> TensorRef:
+    x = b.feed("x", IMAGE, "bfloat16")
+    parts = [b.weight(part, 8) for part in ("scale", "offset", "mean", "variance")]
+    normal = b.op("FusedBatchNormV3", "bn", x, *parts, shape=IMAGE, outputs=6, dtype="bfloat16",
+                  attrs={"is_training": False})  # fmt: skip
+    return b.op("Relu", "relu", normal, shape=IMAGE, dtype="bfloat16")
+
+
 def _masked_softmax(b: GraphBuilder) -> TensorRef:
     masked = b.op("AddV2", "masked", _pooled(b), b.feed("mask"))
     return b.op("Softmax", "softmax", masked)
@@ -300,11 +321,20 @@ OTHERS: list[tuple[str, Build, set[str]]] = [
     ("onednn/mask+softmax", _masked_softmax, {"masked", "softmax"}),
 ]  # fmt: skip
 
+CUDNN: list[tuple[str, Build, set[str]]] = [
+    ("cudnn/convolution+bias+relu", _activated("Relu", _conv_bias, IMAGE),
+     {"c/conv", "bias", "activation"}),
+    ("cudnn/batch_norm+relu", _activated("Relu", _conv_fused_batch_norm, IMAGE),
+     {"bn", "activation"}),
+    ("cudnn/transpose+product", lambda b: _transposed(b, [0, 2, 1]), {"transposed", "product"}),
+]  # fmt: skip
+
 
 MATCHES = [
     *EIGEN,
     *((rule.replace("eigen", "onednn"), build, members) for rule, build, members in EIGEN),
     *OTHERS,
+    *CUDNN,
     *(
         (f"onednn/{start}{end}", _then(before, formula), members | more)
         for start, before, members in BASES
@@ -341,14 +371,14 @@ def test_every_rule_is_tested() -> None:
 def test_sets_together_share_what_they_have_in_common() -> None:
     together = rules_for(("eigen", "onednn"))
     assert len(together) < len(RULE_SETS["eigen"]) + len(RULE_SETS["onednn"])
-    assert {r.name for r in rules_for(("eigen", "onednn"), ["GPU"])} == {
-        r.name for r in RULE_SETS["eigen"]
-    }
-    assert rules_for(("nnpack", "onednn"), ["GPU"]) == ()
+    assert rules_for(("eigen", "nnpack", "onednn"), ["GPU"]) == ()
+    assert rules_for(tuple(RULE_SETS), ["GPU"]) == RULE_SETS["cudnn"]
 
 
 def test_unknown_rule_set() -> None:
-    with pytest.raises(MoiraiError, match=r"no rule set 'tensorrt'[\s\S]*eigen, nnpack, onednn"):
+    with pytest.raises(
+        MoiraiError, match=r"no rule set 'tensorrt'[\s\S]*eigen, nnpack, onednn, cudnn"
+    ):
         rules_for(("tensorrt",))
 
 
@@ -430,6 +460,11 @@ MISSES: list[tuple[str, Build, str]] = [
      "alpha is -1, which is negative"),
     ("onednn/batch_matmul+mul+add", lambda b: _scores(b, (8,)),
      "factor has shape [8], not one element"),
+    ("cudnn/convolution+bias+relu", _pointwise,
+     "line/read has shape [1, 7, 8, 8], which is not spatial"),
+    ("cudnn/batch_norm+relu", _half_relu, "relu computes bfloat16; only float32 are fused"),
+    ("cudnn/transpose+product", lambda b: _transposed(b, [1, 0, 2]),
+     "transposed does more than swap rows and columns"),
 ]  # fmt: skip
 
 

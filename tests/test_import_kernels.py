@@ -10,8 +10,15 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework import node_def_pb2
 
+from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import CLIENT_OPS, Graph
-from moirai_tf.graph.kernels import device_types, why_not
+from moirai_tf.graph.kernels import (
+    device_types,
+    has_kernels,
+    registered_kernels,
+    require_gpu_kernels,
+    why_not,
+)
 from tests.saved_models import graph_of, save_function, zoo_options
 from tests.zoo import SMALL
 
@@ -107,6 +114,22 @@ def test_a_recursive_function_is_asked_once() -> None:
     assert device_types(call, {"f": function}) == ("CPU", "GPU")
     function.node_def.add(name="text", op="StringUpper")
     assert device_types(call, {"f": function}) == ("CPU",)
+
+
+def test_gpus_need_a_tensorflow_with_their_kernels() -> None:
+    def without_gpus(op: str) -> list[Any]:
+        """The registry of tensorflow-cpu."""
+        return [kernel for kernel in registered_kernels(op) if kernel.device_type != "GPU"]
+
+    assert has_kernels("GPU")
+    assert has_kernels("CPU", without_gpus)
+    assert not has_kernels("GPU", without_gpus)
+    require_gpu_kernels(["/device:GPU:0"])
+    require_gpu_kernels([], without_gpus)
+    with pytest.raises(MoiraiError, match="no kernels for GPUs") as refused:
+        require_gpu_kernels(["/device:GPU:0"], without_gpus)
+    for way_out in ("moirai_tf[gpu]", "leave the GPUs out", "--costs"):
+        assert way_out in refused.value.fix
 
 
 @pytest.mark.parametrize("name", SMALL)

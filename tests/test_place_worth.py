@@ -9,11 +9,12 @@ import pytest
 import tensorflow as tf
 
 from moirai_tf import MoiraiItem, default_pipeline
-from moirai_tf.choice import LEAST_GAIN
+from moirai_tf.choice import COMPUTED_LEAST_GAIN, LEAST_GAIN
 from moirai_tf.cost import StepCost
 from moirai_tf.passes import Place
 from moirai_tf.pipeline import need
 from moirai_tf.rewrite.plan_file import read_plan
+from moirai_tf.summary import summarise
 from tests.cost_cases import saved, spec
 from tests.scatter import logical_cluster
 
@@ -40,8 +41,11 @@ def item(model):
     return pipeline.run(MoiraiItem(model.path, logical_cluster(2)))
 
 
-def placed_with(item, step):
-    return Place()(replace(item, costs=replace(need(item.costs), step=step)))
+def placed_with(item, step, source="measure"):
+    """The item placed as if its costs were measured, or as they are: computed."""
+    costs = need(item.costs)
+    devices = tuple(replace(profile, source=source) for profile in costs.devices)
+    return Place()(replace(item, costs=replace(costs, step=step, devices=devices)))
 
 
 def used(item):
@@ -79,12 +83,30 @@ def test_a_gain_below_what_can_be_measured_is_none(item):
     assert used(little) == {FIRST}
 
 
+def test_computed_costs_need_a_larger_gain(item):
+    free = placed_with(item, StepCost()).plan.summary
+    assert free["computed"] == []
+    gain_ns = free["single_device_ns"] - free["latency_ns"]
+    least_ns = round(COMPUTED_LEAST_GAIN * free["single_device_ns"])
+    enough = placed_with(item, StepCost(1, {SECOND: gain_ns - least_ns - 10}), "analytical")
+    assert used(enough) == {FIRST, SECOND}
+    assert enough.plan.summary["computed"] == [FIRST, SECOND]
+    step = StepCost(1, {SECOND: gain_ns - least_ns + 10})
+    assert used(placed_with(item, step)) == {FIRST, SECOND}
+    little = placed_with(item, step, "analytical")
+    assert used(little) == {FIRST}
+    assert little.result.messages[0].endswith("30% is no gain to count on where costs are computed")
+
+
 @pytest.mark.parametrize(("order", "played"), [("planned", "latency_ns"), ("runtime", "queued_ns")])
 def test_the_promise_is_that_of_the_order(model, tmp_path, order, played):
     pipeline = default_pipeline(
         source="analytical", batch_size=4096, order=order, output_dir=str(tmp_path / "placed")
     ).without("verify")
-    pipeline.run(MoiraiItem(model.path, logical_cluster(2)))
+    done = pipeline.run(MoiraiItem(model.path, logical_cluster(2)))
+    text = str(summarise(done))
+    assert "predicted (computed, not measured), of which" in text
+    assert "ms (computed, not measured), " in text.partition("best single device")[2]
     summary = read_plan(tmp_path / "placed").summary
     assert summary["predicted_ns"] == summary[played] + summary["step_ns"]
     assert ("order" in summary) == (order == "planned")

@@ -4,10 +4,14 @@ TensorFlow's own cost estimator gives each operator a compute time, from its flo
 operations and the device's peak, and a memory time, from the bytes of its operands and the device's
 memory bandwidth; the two add up. Grappler hands out their sum in nanoseconds but the parts only in
 microseconds, so the memory time is found as the difference to a device of boundless bandwidth.
+
+A CPU takes that sum. For a GPU Grappler only counts: on a device of known speed its times are
+operations and bytes, and `gpu_peaks` says what the GPU takes for them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -18,10 +22,13 @@ from tensorflow.python.grappler import item as grappler_item
 
 from moirai_tf.cluster import Device
 from moirai_tf.cost.bodies import body_of
+from moirai_tf.cost.gpu_peaks import Work, kernel_ns
 from moirai_tf.cost.loops import trip_count
 from moirai_tf.errors import MoiraiError
+from moirai_tf.fusion import ops
 from moirai_tf.graph.graph import CALL_OPS, CLIENT_OPS, LOOPS, LOWERED_OPS, Graph, Operator
 from moirai_tf.graph.graphdef import meta_graph, to_graph_def
+from moirai_tf.graph.kernels import host_memory
 from moirai_tf.model.validate import function_attrs
 
 Properties: TypeAlias = device_properties_pb2.DeviceProperties
@@ -35,6 +42,22 @@ _HOST = device_properties_pb2.NamedDevice(
     properties=device_properties_pb2.DeviceProperties(type="CPU", frequency=1000, num_cores=1),
 )
 """Takes what a GPU has no kernel for; its times are not used."""
+_COUNTER = device_properties_pb2.DeviceProperties(
+    type="GPU", frequency=1, num_cores=1, bandwidth=10**6, environment={"architecture": "6.0"}
+)
+"""A GPU that moves one byte in a nanosecond, and makes 64 lanes x 2 operations in a microsecond."""
+_COUNTED_PER_NS = 0.128
+
+_CONTRACTIONS = frozenset(ops.CONTRACTIONS) - {"DepthwiseConv2dNative"} | {
+    "Conv2DBackpropInput", "Conv3DBackpropInputV2",
+}  # fmt: skip
+"""What tensor cores compute; a depthwise convolution has too little to reuse for them."""
+_NO_KERNEL = (
+    ops.IDENTITIES | ops.SHAPE_SOURCES | ops.VARIABLE_READS | ops.FRAME_OPS | LOWERED_OPS | CALL_OPS
+    | {*ops.VIEWS, "Const", "HostConst", "NoOp", "ControlTrigger", "EnsureShape", "Bitcast",
+       "PlaceholderWithDefault", "BroadcastGradientArgs"}
+)  # fmt: skip
+"""Ops that start nothing on a GPU: they hand on a buffer, or only the host does something."""
 
 
 def analytical(graph: Graph, device: Device, trips: int) -> Column:
@@ -49,25 +72,32 @@ def analytical(graph: Graph, device: Device, trips: int) -> Column:
       trips: iterations of a loop whose count is not static.
 
     Raises:
-      MoiraiError: a property of the device is missing, or Grappler refuses the graph.
+      MoiraiError: a property of the device is missing or unknown, or Grappler refuses the graph.
     """
-    properties, boundless = _properties(device), _properties(device)
-    boundless.bandwidth = _BOUNDLESS_KB_PER_S
-    own, compute = _grappler_times(graph, properties), _grappler_times(graph, boundless)
+    _check(device)
+    own = _own_costs(graph, device)
     return [
         (None, 0)
         if device.type not in operator.device_types
         else (0, 0)
         if operator.op in CLIENT_OPS
         else (
-            own[operator.name] + _functions_time(graph, operator, properties, trips),
-            max(0, own[operator.name] - compute[operator.name]),
+            own[operator.name][0] + _functions_time(graph, operator, device, trips),
+            own[operator.name][1],
         )
         for operator in graph.operators
     ]
 
 
-def _properties(device: Device) -> Properties:
+def starts_kernel(operator: Operator) -> bool:
+    """Whether an operator makes a GPU run a kernel, rather than the host."""
+    if operator.op in _NO_KERNEL or not operator.outputs:
+        return False
+    hosted = host_memory(operator.node, "GPU", ([], [spec.dtype for spec in operator.outputs]))
+    return len(hosted.outputs) < len(operator.outputs)
+
+
+def _check(device: Device) -> None:
     needed = ["frequency_mhz", "num_cores", "memory_bytes_per_s"]
     needed += ["architecture"] if device.type == "GPU" else []
     for name in needed:
@@ -77,26 +107,58 @@ def _properties(device: Device) -> Properties:
                 why="the costs of a device that is not here are computed from its properties",
                 fix="add the property to the cluster file; docs/cluster.md says how to find it",
             )
-    properties = device_properties_pb2.DeviceProperties(
+
+
+def _own_costs(graph: Graph, device: Device) -> Mapping[str, tuple[int, int]]:
+    """Node -> (time, traffic) in nanoseconds, without the functions that it holds."""
+    properties = _COUNTER if device.type == "GPU" else _cpu_properties(device)
+    boundless = Properties()
+    boundless.CopyFrom(properties)
+    boundless.bandwidth = _BOUNDLESS_KB_PER_S
+    whole, compute = _grappler_times(graph, properties), _grappler_times(graph, boundless)
+    memory = {name: max(0, whole[name] - compute[name]) for name in whole}
+    if device.type == "CPU":
+        return {name: (whole[name], memory[name]) for name in whole}
+    return {
+        operator.name: (0, 0)
+        if operator.op in graph.functions
+        else _on_gpu(operator, device, compute[operator.name], memory[operator.name])
+        for operator in graph.operators
+        if operator.name in whole
+    }
+
+
+def _cpu_properties(device: Device) -> Properties:
+    return Properties(
         type=device.type,
         frequency=device.frequency_mhz,
         num_cores=device.num_cores,
         bandwidth=max(1, (device.memory_bytes_per_s or 0) // 1000),
     )
-    if device.architecture:
-        properties.environment["architecture"] = device.architecture
-    return properties
 
 
-def _functions_time(graph: Graph, operator: Operator, properties: Properties, trips: int) -> int:
+def _on_gpu(operator: Operator, device: Device, counted_ns: int, nbytes: int) -> tuple[int, int]:
+    """(time, traffic) on a GPU of an operator that `_COUNTER` took so long for."""
+    if not starts_kernel(operator):
+        return 0, 0
+    work = Work(
+        operations=math.floor(counted_ns * _COUNTED_PER_NS),
+        nbytes=nbytes,
+        dtype=operator.outputs[0].dtype,
+        contraction=operator.op in _CONTRACTIONS,
+    )
+    return kernel_ns(device, work)
+
+
+def _functions_time(graph: Graph, operator: Operator, device: Device, trips: int) -> int:
     """Time of the functions that an operator runs, 0 if it holds none."""
     if operator.op in graph.functions:
-        return _body_time(body_of(graph, operator, operator.op).graph, properties, trips)
+        return _body_time(body_of(graph, operator, operator.op).graph, device, trips)
     if operator.op not in LOWERED_OPS | CALL_OPS:
         return 0
     times = {
         attr if index < 0 else f"{attr}[{index}]": _body_time(
-            body_of(graph, operator, function.name).graph, properties, trips
+            body_of(graph, operator, function.name).graph, device, trips
         )
         for attr, index, function in function_attrs(operator.node)
     }
@@ -107,13 +169,13 @@ def _functions_time(graph: Graph, operator: Operator, properties: Properties, tr
     return times["cond"] + count * (times["cond"] + times["body"])
 
 
-def _body_time(body: Graph, properties: Properties, trips: int) -> int:
+def _body_time(body: Graph, device: Device, trips: int) -> int:
     """Sum over a function's operators; its host operators count nothing on a GPU."""
-    own = _grappler_times(body, properties)
+    own = _own_costs(body, device)
     return sum(
-        own[operator.name] + _functions_time(body, operator, properties, trips)
+        own[operator.name][0] + _functions_time(body, operator, device, trips)
         for operator in body.operators
-        if properties.type in operator.device_types and operator.op not in CLIENT_OPS
+        if device.type in operator.device_types and operator.op not in CLIENT_OPS
     )
 
 

@@ -10,6 +10,7 @@ from moirai_tf.cost.host_memory import GPU, HostMemories, Links, host_of
 from moirai_tf.cost.table import CostTable, links_of
 from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, FusedOperator
 from moirai_tf.graph.graph import CLIENT_OPS
+from moirai_tf.graph.kernels import has_kernels
 from moirai_tf.placement import problem as placement
 
 Matrix = tuple[tuple[int, ...], ...]
@@ -109,13 +110,16 @@ def _compute_ns(
     memories: HostMemories,
     links: Links,
 ) -> tuple[int | None, ...]:
-    """Time on each device of the cluster; None where it cannot run."""
+    """Time on each device of the cluster; None where it cannot run.
+
+    Where TensorFlow has no kernels of a device's type at all, the table alone knows.
+    """
     members = costs.graph.operators
     if any(members[member].op in CLIENT_OPS for member in fused.members):
         return tuple(0 if d.name == cluster.client else None for d in cluster.devices)
 
     def time_ns(device: Device) -> int | None:
-        if device.type not in fused.device_types:
+        if device.type not in fused.device_types and has_kernels(device.type):
             return None
         own_ns = costs.time_ns(fused, costs.table.columns[device.name])
         if own_ns is None or device.type != GPU:

@@ -162,6 +162,11 @@ class CostTable:
         """Device name -> column."""
         return {profile.device.name: i for i, profile in enumerate(self.devices)}
 
+    @property
+    def computed(self) -> tuple[str, ...]:
+        """Devices whose costs were computed, not measured."""
+        return tuple(p.device.name for p in self.devices if p.source == ANALYTICAL)
+
     def require_fit(self, graph: Graph, cluster: Cluster) -> None:
         """Checks that the table is one of this graph on this cluster.
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from moirai_tf.fusion import ops
-from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, Expansion, FusedOperator
+from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, Expansion, FusedOperator, Kernel
 from moirai_tf.fusion.merge import Merger
 from moirai_tf.graph.graph import Graph, TensorRef
 
 
-def build(graph: Graph, merger: Merger) -> tuple[CoarseGraph, Expansion]:
+def build(
+    graph: Graph, merger: Merger, kernels: Mapping[int, Sequence[Kernel]]
+) -> tuple[CoarseGraph, Expansion]:
     """The coarse graph of a merger's clusters, in topological order, and the way back."""
     clusters = merger.clusters()
     index = {cluster: k for k, cluster in enumerate(clusters)}
     owner = [index[merger.find(i)] for i in range(len(graph))]
-    operators = tuple(_fused(graph, merger, cluster) for cluster in clusters)
+    operators = tuple(
+        _fused(graph, merger, cluster, kernels.get(cluster, ())) for cluster in clusters
+    )
     coarse = CoarseGraph(
         fine=graph,
         operators=operators,
@@ -28,7 +32,7 @@ def build(graph: Graph, merger: Merger) -> tuple[CoarseGraph, Expansion]:
     return coarse, Expansion(owner, names, [operator.name for operator in graph.operators])
 
 
-def _fused(graph: Graph, merger: Merger, cluster: int) -> FusedOperator:
+def _fused(graph: Graph, merger: Merger, cluster: int, kernels: Sequence[Kernel]) -> FusedOperator:
     members = tuple(sorted(merger.members(cluster)))
     types = set(graph.operators[members[0]].device_types)
     types.intersection_update(*(graph.operators[m].device_types for m in members))
@@ -38,6 +42,7 @@ def _fused(graph: Graph, merger: Merger, cluster: int) -> FusedOperator:
         members=members,
         rule=merger.rule(cluster),
         device_types=tuple(t for t in graph.operators[main].device_types if t in types),
+        kernels=tuple(kernel for kernel in kernels if kernel.device_type in types),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, Expansion
+from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, Expansion, FusedOperator
 from moirai_tf.graph.graph import CLIENT_OPS, TensorRef
 
 
@@ -84,6 +84,19 @@ class _Checked:
                 )
             if not common and len(members) > 1:
                 yield f"{fused.name}: no device type runs all its members"
+            yield from self._kernels(fused)
+
+    def _kernels(self, fused: FusedOperator) -> Iterator[str]:
+        seen: set[tuple[str, int]] = set()
+        for kernel in fused.kernels:
+            if kernel.device_type not in fused.device_types:
+                yield f"{fused.name}: a kernel of {kernel.device_type}, where it cannot run"
+            if len(kernel.members) < 2 or not set(kernel.members) <= set(fused.members):
+                yield f"{fused.name}: a kernel of {list(kernel.members)}, not all of them members"
+            for member in kernel.members:
+                if (kernel.device_type, member) in seen:
+                    yield f"{fused.name}: member {member} in two kernels of {kernel.device_type}"
+                seen.add((kernel.device_type, member))
 
     def order(self) -> Iterator[str]:
         fine = self.coarse.fine.operators

@@ -101,6 +101,34 @@ def one_element(operand: str) -> Check:
     return check
 
 
+def spatial_filter(operand: str) -> Check:
+    """cuDNN's fused convolutions are not used for filters that are a point or a line."""
+
+    def check(analysis: Analysis, match: Match) -> str | None:
+        ref = match.binding[operand]
+        shape = analysis.graph.spec(ref).shape
+        if shape is not None and min(shape[:2], default=1) > 1:
+            return None
+        return f"{_name(analysis, ref.producer)} has shape {_shown(shape)}, which is not spatial"
+
+    return check
+
+
+def swaps_rows_and_columns(*labels: str) -> Check:
+    """A product can read a matrix by columns; any other transpose has to move its elements."""
+
+    def check(analysis: Analysis, match: Match) -> str | None:
+        for label in (label for label in labels if label in match.binding):
+            index = match.operator(label)
+            order = _values(analysis, analysis.graph.operators[index].inputs[1].producer)
+            size = len(order)
+            if order != [*range(size - 2), size - 1, size - 2]:
+                return f"{_name(analysis, index)} does more than swap rows and columns"
+        return None
+
+    return check
+
+
 def batch_norm_mode(label: str, *, training: bool) -> Check:
     """A fused batch norm uses given statistics; layer norm is made of one that takes its own."""
 
@@ -163,12 +191,17 @@ def not_negative(label: str) -> Check:
 
 def _scalar(analysis: Analysis, index: int) -> float | None:
     """The value of a one-element `Const`, or None for anything else."""
+    values = _values(analysis, index)
+    return values[0] if len(values) == 1 else None
+
+
+def _values(analysis: Analysis, index: int) -> list[float]:
+    """All values of a `Const`; none for anything else."""
     operator = analysis.graph.operators[index]
     value: Any = operator.attr("value")
     if operator.op != "Const" or value is None:
-        return None
-    array = tensor_util.MakeNdarray(value.tensor)
-    return float(array.reshape(-1)[0]) if array.size == 1 else None
+        return []
+    return [float(v) for v in tensor_util.MakeNdarray(value.tensor).flat]
 
 
 def _differ(first: tuple[int, ...] | None, second: tuple[int, ...] | None) -> bool:

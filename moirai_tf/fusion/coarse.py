@@ -10,8 +10,17 @@ from moirai_tf.graph.graph import Graph, TensorRef
 
 
 @dataclass(frozen=True, slots=True)
+class Kernel:
+    """Members of a fused operator that a device type runs as one kernel."""
+
+    device_type: str
+    members: tuple[int, ...]
+    """Indices into the fine graph, ascending, two or more."""
+
+
+@dataclass(frozen=True, slots=True)
 class FusedOperator:
-    """Operators of the fine graph that run as one and are placed as one."""
+    """Operators of the fine graph that are placed as one, since some device runs them as one."""
 
     name: str
     """Name of the member that does the main work."""
@@ -21,6 +30,8 @@ class FusedOperator:
     """The rule that made it, `colocation`, or empty for a single operator."""
     device_types: tuple[str, ...]
     """Device types that can run every member."""
+    kernels: tuple[Kernel, ...] = ()
+    """What runs as one; members in none of a device type's run by themselves there."""
 
 
 @dataclass(frozen=True, slots=True)

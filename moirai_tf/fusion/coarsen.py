@@ -14,11 +14,13 @@ from moirai_tf.fusion.analysis import Analysis, analyse
 from moirai_tf.fusion.build import build
 from moirai_tf.fusion.coarse import CoarseGraph, Expansion
 from moirai_tf.fusion.joins import Joins
+from moirai_tf.fusion.kernels import kernels
 from moirai_tf.fusion.match import Fusion, NearMiss, match
 from moirai_tf.fusion.merge import DisjointSets, Merger
 from moirai_tf.fusion.ops import CONTRACTIONS
 from moirai_tf.fusion.rules import RULE_SETS, rules_for
 from moirai_tf.graph.graph import CLIENT_OPS, Graph
+from moirai_tf.graph.kernels import DEVICE_TYPES
 from moirai_tf.options import option
 
 COLOCATION = "colocation"
@@ -52,8 +54,11 @@ def coarsen(
     Raises:
       MoiraiError: an unknown rule set, or a colocation group that no device type can run.
     """
-    merger, _ = _merge(graph, options or FuseOptions(), device_types)
-    return build(graph, merger)
+    options = options or FuseOptions()
+    analysis = analyse(graph)
+    merger, _ = _merge(analysis, options, device_types)
+    types = DEVICE_TYPES if device_types is None else device_types
+    return build(graph, merger, kernels(analysis, merger, options.rules, types))
 
 
 def near_misses(
@@ -66,15 +71,14 @@ def near_misses(
     Raises:
       MoiraiError: as `coarsen`.
     """
-    merger, missed = _merge(graph, options or FuseOptions(), device_types)
+    merger, missed = _merge(analyse(graph), options or FuseOptions(), device_types)
     return tuple(m for m in missed if len({merger.find(i) for i in m.members}) > 1)
 
 
 def _merge(
-    graph: Graph, options: FuseOptions, device_types: Sequence[str] | None
+    analysis: Analysis, options: FuseOptions, device_types: Sequence[str] | None
 ) -> tuple[Merger, list[NearMiss]]:
-    rules = rules_for(options.rules, device_types)
-    analysis = analyse(graph)
+    graph, rules = analysis.graph, rules_for(options.rules, device_types)
     feeds = [a or b for a, b in zip(analysis.fixed, analysis.shape, strict=True)]
     merger = Merger(graph, feeds)
     _colocate(graph, merger)

@@ -1,7 +1,7 @@
 """What Eigen's kernels compute at once: a contraction with what follows it, and expressions.
 
 The rules follow TensorFlow's Grappler (`remapper.cc`, `arithmetic_optimizer.cc`,
-`constant_folding.cc`), which makes these fusions on the CPU and, with cuDNN, on the GPU.
+`constant_folding.cc`), which makes these fusions on the CPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ TAIL = ("bias", "scale", "shift", "batch_norm", "residual_add", "activation")
 FLOATS = computes("float32", "float64", "float16", "bfloat16")
 ONE_KERNEL = (single_exit, one_type, no_broadcast("contraction", *TAIL))
 INFERENCE = (batch_norm_mode("batch_norm", training=False), first_output_only("batch_norm"))
-_DEVICES = ("CPU", "GPU")
 
 
 def _rules() -> Iterator[Rule]:
@@ -46,7 +45,7 @@ def _rules() -> Iterator[Rule]:
         yield _rule("contraction+scale", scaled(contraction))
         yield _rule("contraction+activation", activated(contraction))
         yield _rule("operands+contraction", contraction)
-    yield Rule("eigen/batch_norm+activation", _normalised(), _normalised_checks(), _DEVICES)
+    yield Rule("eigen/batch_norm+activation", _normalised(), _normalised_checks())
 
 
 def _with_activation(name: str, pattern: Pattern) -> Iterator[Rule]:
@@ -55,7 +54,7 @@ def _with_activation(name: str, pattern: Pattern) -> Iterator[Rule]:
 
 
 def _rule(name: str, pattern: Pattern) -> Rule:
-    return Rule(f"eigen/{name}", pattern, (*ONE_KERNEL, FLOATS, *INFERENCE), _DEVICES)
+    return Rule(f"eigen/{name}", pattern, (*ONE_KERNEL, FLOATS, *INFERENCE))
 
 
 def _normalised() -> Pattern:

@@ -181,9 +181,6 @@ _OWN: tuple[Callable[[], Iterator[Rule]], ...] = (
 )
 
 RULES = (
-    *(
-        replace(rule, name=rule.name.replace("eigen", "onednn"), device_types=("CPU",))
-        for rule in eigen.RULES
-    ),
+    *(replace(rule, name=rule.name.replace("eigen", "onednn")) for rule in eigen.RULES),
     *(rule for family in _OWN for rule in family()),
 )

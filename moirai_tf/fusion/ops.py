@@ -49,6 +49,13 @@ MONOTONIC = frozenset({
 })  # fmt: skip
 """Element-wise operators that keep or reverse the order of values."""
 
+COMPOSABLE = frozenset({
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Cos", "Cosh", "Elu", "Exp",
+    "Expm1", "Floor", "Inv", "Log", "Log1p", "Neg", "Reciprocal", "Relu", "Relu6", "Rint", "Round",
+    "Rsqrt", "Selu", "Sigmoid", "Sin", "Sinh", "Sqrt", "Square", "Tan", "Tanh",
+})  # fmt: skip
+"""Operators of one operand that TensorFlow's CPU kernel `_UnaryOpsComposition` can hold."""
+
 EXTREMA = frozenset({
     "ArgMax", "ArgMin", "Max", "MaxPool", "MaxPool3D", "MaxPoolV2", "MaxPoolWithArgmax", "Min",
 })  # fmt: skip

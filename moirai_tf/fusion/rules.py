@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from moirai_tf.errors import MoiraiError
-from moirai_tf.fusion import eigen, nnpack, onednn
+from moirai_tf.fusion import cudnn, eigen, nnpack, onednn
 from moirai_tf.fusion.pattern import Rule
 
 RULE_SETS: Mapping[str, tuple[Rule, ...]] = {
     "eigen": eigen.RULES,
     "nnpack": nnpack.RULES,
     "onednn": onednn.RULES,
+    "cudnn": cudnn.RULES,
 }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from tensorflow.python.framework import kernels, op_def_registry
 
+from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import CLIENT_OPS
 from moirai_tf.model.op_types import attr_of, type_name
 from moirai_tf.model.validate import function_attrs
@@ -32,6 +33,41 @@ def why_not(node: Any, device_type: str, library: Mapping[str, Any]) -> str | No
       library: function name -> `FunctionDef`, for nodes with bodies.
     """
     return _why_not(node, device_type, library, frozenset())
+
+
+def registered_kernels(op: str) -> Sequence[Any]:
+    """The `KernelDef`s that this TensorFlow has for an op."""
+    return _kernels_of(op)
+
+
+def has_kernels(
+    device_type: str, registered: Callable[[str], Sequence[Any]] = registered_kernels
+) -> bool:
+    """Whether TensorFlow was built for a device type; `tensorflow-cpu` was not for GPUs."""
+    return any(kernel.device_type == device_type for kernel in registered("MatMul"))
+
+
+def require_gpu_kernels(
+    gpus: Sequence[str], registered: Callable[[str], Sequence[Any]] = registered_kernels
+) -> None:
+    """Refuses GPUs where nothing could be planned on them.
+
+    Args:
+      gpus: names of a cluster's GPUs, if it has any.
+      registered: the registry of kernels.
+
+    Raises:
+      MoiraiError: there are GPUs, and TensorFlow has no kernels for any.
+    """
+    if gpus and not has_kernels("GPU", registered):
+        raise MoiraiError(
+            f"the cluster has {gpus[0]!r}, but this TensorFlow has no kernels for GPUs",
+            why="which operators a GPU can run is asked of TensorFlow's kernels, so all would be "
+            "planned on CPUs without a word",
+            fix="install TensorFlow with them (pip install 'moirai_tf[gpu]') in the place of "
+            "tensorflow-cpu, leave the GPUs out of the cluster file, or give a cost table that was "
+            "made where TensorFlow has them (--costs)",
+        )
 
 
 @dataclass(frozen=True, slots=True)
