@@ -25,10 +25,13 @@ _OWN = frozenset({
 })  # fmt: skip
 """Kernels that launch nothing on a real GPU either: they pass buffers on, or know only shapes."""
 
-_FOREIGN = ("Xla", "_Xla", "Collective", "Nccl", "_Nccl", "Cudnn", "SparseMatrix", "CSR")
+_FOREIGN = ("Xla", "_Xla", "Collective", "Nccl", "_Nccl", "SparseMatrix", "CSR")
 """Beginnings of operators that only real GPUs have, or that speak to other devices."""
 
 _FOREIGN_PARTS = ("Dataset", "Iterator", "ScopedAllocator", "ParallelConcat", "CSRSparse", "Debug")
+
+_WRITTEN = frozenset({"CudnnRNN", "CudnnRNNV2", "CudnnRNNV3"})
+"""Operators without a kernel on CPUs that the plugin computes itself."""
 
 _READS_VARIABLE = frozenset({"ResourceGather", "ResourceGatherNd"})
 """Operators on a variable that the plugin knows to run on its value."""
@@ -43,11 +46,11 @@ def kernel_table() -> str:
     from tensorflow.python.framework import kernels
 
     known = kernels.get_all_registered_kernels().kernel
-    on_cpu = {kernel.op for kernel in known if kernel.device_type == "CPU"}
+    computable = _WRITTEN | {kernel.op for kernel in known if kernel.device_type == "CPU"}
     twins = {
         _twin(kernel): kernel.op
         for kernel in known
-        if kernel.device_type == "GPU" and kernel.op in on_cpu and _launches(kernel)
+        if kernel.device_type == "GPU" and kernel.op in computable and _launches(kernel)
     }
     if not twins:
         raise MoiraiError(

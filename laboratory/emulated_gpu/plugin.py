@@ -81,7 +81,7 @@ def _build(folder: Path, library: Path, flags: list[str]) -> None:
             _run(["-std=c++17", *common, "-c", str(source), "-o", objects[-1]])
         sources = [str(path) for path in sorted(_SOURCE.glob("*.c"))]
         target = ["-shared", "-o", str(work / _NAME), *sources, str(table), *objects]
-        _run(["-std=gnu11", *common, *target, *libraries, "-lstdc++"])
+        _run(["-std=gnu11", *common, *target, *libraries, "-lstdc++", "-lm"])
         try:
             work.rename(folder)
         except OSError:

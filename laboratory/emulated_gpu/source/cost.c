@@ -64,12 +64,20 @@ static double einsum_flops(const Node* node, TF_Tensor* const* inputs, int num_i
   return flops * ellipsis;
 }
 
+/* At every step, all weights of all gates for every sequence; biases are counted too. */
+static double recurrent_flops(TF_Tensor* const* inputs) {
+  int64_t dims[MAX_DIMS] = {0};
+  get_dims(inputs[0], dims);
+  return 2.0 * (double)(dims[0] * dims[1]) * (double)elements(inputs[3]);
+}
+
 static double flops_of(const Node* node, TF_Tensor* const* inputs, int num_inputs,
                        TF_Tensor* const* outputs, int num_outputs) {
   const char* op = node->op;
   if (!num_inputs || !num_outputs) return 0;
   if (!strcmp(op, "Einsum")) return einsum_flops(node, inputs, num_inputs);
   if (num_inputs < 2) return 0;
+  if (is_recurrent(node) && num_inputs > 3) return recurrent_flops(inputs);
   if (!strcmp(op, "Conv2D") || !strcmp(op, "_FusedConv2D") || !strcmp(op, "Conv3D") ||
       !strcmp(op, "Conv"))
     return convolution_flops(inputs[1], outputs[0]);

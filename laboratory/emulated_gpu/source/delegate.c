@@ -72,7 +72,11 @@ void run_on_cpu(const Node* node, bool channels_last, TF_Tensor* const* inputs, 
   pthread_once(&once, make_context);
   for (int i = 0; i < num_outputs; i++) outputs[i] = NULL;
   TF_SetStatus(status, TF_OK, "");
-  (channels_last ? run_channels_last : run)(node, inputs, num_inputs, outputs, num_outputs, status);
+  if (is_fused_batch_norm(node))
+    run_fused_batch_norm(node, channels_last, inputs, num_inputs, outputs, num_outputs, status);
+  else
+    (is_recurrent(node) ? run_recurrent : channels_last ? run_channels_last : run)(
+        node, inputs, num_inputs, outputs, num_outputs, status);
   if (TF_GetCode(status) == TF_OK) return;
   for (int i = 0; i < num_outputs; i++) {
     if (outputs[i]) TF_DeleteTensor(outputs[i]);

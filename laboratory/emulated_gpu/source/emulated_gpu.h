@@ -116,18 +116,29 @@ const Attr* find_attr(const Node* node, const char* name);
 /* Text of a string attribute into `text`; empty if there is none. */
 void string_attr(const Node* node, const char* name, char* text, size_t size);
 bool bool_attr(const Node* node, const char* name);
+int64_t int_attr(const Node* node, const char* name);
 /* Numbers of a list(int) attribute, at most `max`; returns how many. */
 int int_list_attr(const Node* node, const char* name, int64_t* values, int max);
 void set_string_attr(Node* node, const char* name, const char* text);
 void set_int_list_attr(Node* node, const char* name, const int64_t* values, int count);
 
-/* --- delegate.c, layout.c: the same operator on the CPU ------------------------------------ */
+/* --- delegate.c, batch_norm.c, recurrent.c, layout.c: the same operator on the CPU --------- */
 
 /* Runs a node on host memory by TensorFlow's CPU kernel; outputs are the caller's to delete, and
  * NULL after an error.
  * channels_last: what make_channels_last said. */
 void run_on_cpu(const Node* node, bool channels_last, TF_Tensor* const* inputs, int num_inputs,
                 TF_Tensor** outputs, int num_outputs, TF_Status* status);
+
+/* The same for CudnnRNN, which has no CPU kernel. */
+bool is_recurrent(const Node* node);
+void run_recurrent(const Node* node, TF_Tensor* const* inputs, int num_inputs,
+                   TF_Tensor** outputs, int num_outputs, TF_Status* status);
+
+/* The same for _FusedBatchNormEx, whose CPU kernel does nothing. */
+bool is_fused_batch_norm(const Node* node);
+void run_fused_batch_norm(const Node* node, bool channels_last, TF_Tensor* const* inputs,
+                          int num_inputs, TF_Tensor** outputs, int num_outputs, TF_Status* status);
 
 /* If the node works on NCHW, which CPU kernels do not: makes it NHWC and returns true. Its first
  * input and output then have to be permuted. */

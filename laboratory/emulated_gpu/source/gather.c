@@ -23,8 +23,9 @@ int make_gather(Node* node) {
   bool rows = !strcmp(node->op, "ResourceGather");
   if (!rows && strcmp(node->op, "ResourceGatherNd")) return -1;
   free(node->op);
-  /* GatherV2 would take the axis as a third input. Gather has the first axis, and no batches. */
-  node->op = strdup(rows ? "Gather" : "GatherNd");
+  /* Gather has no batches, which nobody has in a variable; GatherV2 has, with an input more. */
+  const bool batches = int_attr(node, "batch_dims") != 0;
+  node->op = strdup(batches ? "ResourceGather with batch_dims" : rows ? "Gather" : "GatherNd");
   rename_attr(node, "dtype", "Tparams");
   if (rows) remove_attr(node, "batch_dims");
   return 0;

@@ -72,7 +72,7 @@ static void delete(void* pointer) {
 
 /* With the kernel's lock. Types are those of the node, so once is enough. */
 static void look_at_types(Kernel* kernel, const Call* call) {
-  for (int i = 0; i < call->num_outputs; i++)
+  for (int i = 0; i < call->num_outputs && !is_recurrent(kernel->node); i++)
     kernel->steers |= !is_floating(TF_ExpectedOutputDataType(call->context, i));
   for (int i = 0; i < call->num_inputs; i++)
     kernel->steers |= TF_InputDatatype(call->context, i) == TF_VARIANT;

@@ -6,7 +6,7 @@
 
 /* Field numbers: node_def.proto and attr_value.proto of tensorflow/core/framework. */
 enum { NODE_NAME = 1, NODE_OP = 2, NODE_ATTR = 5, ENTRY_KEY = 1, ENTRY_VALUE = 2 };
-enum { ATTR_LIST = 1, ATTR_STRING = 2, ATTR_BOOL = 5, LIST_INT = 3 };
+enum { ATTR_LIST = 1, ATTR_STRING = 2, ATTR_INT = 3, ATTR_BOOL = 5, LIST_INT = 3 };
 enum { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 };
 
 typedef struct Reader {
@@ -117,6 +117,11 @@ void string_attr(const Node* node, const char* name, char* text, size_t size) {
 bool bool_attr(const Node* node, const char* name) {
   Item item;
   return find_field(find_attr(node, name), ATTR_BOOL, &item) && item.varint;
+}
+
+int64_t int_attr(const Node* node, const char* name) {
+  Item item;
+  return find_field(find_attr(node, name), ATTR_INT, &item) ? (int64_t)item.varint : 0;
 }
 
 int int_list_attr(const Node* node, const char* name, int64_t* values, int max) {
