@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import function as legacy
 
 from moirai_tf.cluster import Device
 from moirai_tf.cost.analytical import analytical
@@ -15,6 +16,7 @@ from moirai_tf.cost.loops import trip_count
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.saved_model import read_saved_model
 from tests.cost_cases import imported, index_of, saved, spec
+from tests.saved_models import save_graph
 
 CPU = Device("/device:CPU:0", "CPU", frequency_mhz=1000, num_cores=1, memory_bytes_per_s=10**9)
 GPU = Device(
@@ -246,3 +248,53 @@ def test_compiled_functions_cost_their_operators(zoo_dir):
     graph = imported(read_saved_model(zoo_dir("jit_compile")), batch_size=2)
     index = index_of(graph, "StatefulPartitionedCall")
     assert analytical(graph, CPU, trips=1)[index][0] > 100
+
+
+@pytest.mark.parametrize("attributes", [{"_noinline": True}, {"api_implements": "layer_1"}])
+def test_calls_that_are_not_inlined_cost_their_operators(tmp_path, attributes):
+    weights = tf.Variable(tf.ones([64, 64]))
+
+    @tf.function(experimental_attributes=attributes)
+    def product(x, scale):
+        return tf.matmul(x, weights) * scale
+
+    @tf.function(input_signature=[spec(2, 64)])
+    def call(x):
+        return {"y": product(tf.tanh(x), tf.constant(2.0))}
+
+    graph = imported(saved(call, tmp_path / "m", weights))
+    time, _ = analytical(graph, CPU, trips=1)[index_of(graph, "StatefulPartitionedCall")]
+    # The product: 2 x 2 x 64 x 64 operations + (2 x 64 + 64 x 64 + 2 x 64) x 4 bytes.
+    assert 16_384 + 17_408 <= time < 1.2 * (16_384 + 17_408)
+
+
+def test_a_native_call_costs_its_operators(tmp_path):
+    @legacy.Defun(tf.float32, func_name="product")
+    def product(x):
+        return tf.matmul(x, tf.ones([64, 64]))
+
+    with tf.Graph().as_default() as graph_v1:
+        x = tf.compat.v1.placeholder(tf.float32, [2, 64], "x")
+        save_graph(tmp_path / "m", graph_v1, {"x": x}, {"y": tf.tanh(product(x))})
+    graph = imported(read_saved_model(tmp_path / "m"))
+    time, _ = analytical(graph, CPU, trips=1)[index_of(graph, "product")]
+    assert time >= 16_384 + 17_408
+
+
+@pytest.mark.parametrize("unread", [tf.exp, tf.identity, lambda x: tf.strings.as_string(x)])
+def test_a_loop_with_variables_that_nobody_reads_costs_its_trips(tmp_path, unread):
+    """What feeds them is not in the graph, so that Grappler must be given something else."""
+
+    @tf.function(input_signature=[spec(2, 8)])
+    def call(x):
+        first = (0, tf.tanh(x), unread(tf.cos(x)))
+        turned = tf.while_loop(lambda i, *_: i < 5, lambda i, v, u: (i + 1, tf.sin(v), u), first)
+        return {"y": turned[1]}
+
+    graph = imported(saved(call, tmp_path / "m"))
+    loop = _loop(graph)
+    # The maximum of iterations, which is none, and the variable.
+    assert [dropped.position for dropped in loop.unread] == [1, 4]
+    assert trip_count(graph, loop) == 5
+    # Each turn computes 16 sines.
+    assert analytical(graph, CPU, trips=1)[graph.index[loop.name]][0] > 5 * 16

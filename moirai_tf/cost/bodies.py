@@ -8,7 +8,7 @@ from tensorflow.core.framework import node_def_pb2
 
 from moirai_tf.graph import shapes
 from moirai_tf.graph.flatten import Flattener
-from moirai_tf.graph.graph import LOOPS, LOWERED_OPS, Graph, Operator, TensorRef, Unread
+from moirai_tf.graph.graph import LOOPS, LOWERED_OPS, Graph, Operator, TensorRef, TensorSpec, Unread
 from moirai_tf.graph.importer import operator_of
 
 BRANCHES = LOWERED_OPS - LOOPS
@@ -45,9 +45,9 @@ def body_of(graph: Graph, operator: Operator, function: str) -> Body:
         [*nodes, *definition.node_def], fed, [*names, *results], definition.control_ret.values()
     )
     fixed = {
-        argument.producer: graph.spec(ref).shape or ()
+        argument.producer: _spec(graph, ref).shape or ()
         for argument, ref, node in zip(wired, given, nodes, strict=False)
-        if node.op == "Placeholder" and not isinstance(ref, Unread)
+        if node.op == "Placeholder"
     }
     specs = shapes.infer(flattener.nodes, fixed, graph.library)
     operators = tuple(
@@ -65,6 +65,9 @@ def _argument(graph: Graph, name: str, ref: TensorRef | Unread) -> node_def_pb2.
         node.CopyFrom(graph.operators[ref.producer].node)
         node.name = name
     else:
-        dtype = ref.dtype if isinstance(ref, Unread) else graph.spec(ref).dtype
-        node.attr["dtype"].type = shapes.enum_of(dtype)
+        node.attr["dtype"].type = shapes.enum_of(_spec(graph, ref).dtype)
     return node
+
+
+def _spec(graph: Graph, ref: TensorRef | Unread) -> TensorSpec:
+    return ref.spec if isinstance(ref, Unread) else graph.spec(ref)

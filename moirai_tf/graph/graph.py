@@ -63,7 +63,7 @@ class Unread:
     scope: Scope
     node: str
     """What feeds it, in the body of that scope."""
-    dtype: str
+    spec: TensorSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,8 +51,10 @@ def _stand_in(graph_def: Any, node: Any, operator: Operator) -> None:
     """Feeds the inputs that pruning dropped: TensorFlow wants all that the attributes promise."""
     for unread in operator.unread:
         name = f"{operator.name}/unread_{unread.position}"
-        source = graph_def.node.add(name=name, op="Placeholder", device=node.device)
-        source.attr["dtype"].type = dtypes.as_dtype(unread.dtype).as_datatype_enum
+        source = graph_def.node.add(name=name, device=node.device)
+        source.attr["dtype"].type = dtypes.as_dtype(unread.spec.dtype).as_datatype_enum
+        set_shape(source, unread.spec.shape or ())
+        make_known(source)
         node.input.insert(unread.position, name)
 
 

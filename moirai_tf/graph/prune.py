@@ -171,7 +171,7 @@ def _moved(
             kept.append(TensorRef(position[argument.producer], argument.port))
         else:
             source = graph.operators[argument.producer]
-            unread.append(Unread(k, source.scope, source.node.name, graph.spec(argument).dtype))
+            unread.append(Unread(k, source.scope, source.node.name, graph.spec(argument)))
     return replace(
         operator,
         inputs=tuple(kept),
