@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from moirai_tf.fusion.coarse import CoarseGraph
     from moirai_tf.graph.graph import Graph
+    from tests.examiner import Examiner
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -40,6 +41,16 @@ def zoo_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return path
 
     return built
+
+
+@pytest.fixture(scope="session")
+def examiner() -> Iterator[Examiner]:
+    """`examiner(model, seed)` deals a model's operators out over two devices and verifies it."""
+    from tests.examiner import Examiner
+
+    found = Examiner()
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="session")

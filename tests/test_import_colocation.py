@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from moirai_tf.graph.graph import Graph
-from tests.saved_models import graph_of, save_function, save_graph, zoo_options
+from tests.saved_models import (
+    edited,
+    function_of,
+    graph_of,
+    node_of,
+    save_function,
+    save_graph,
+    zoo_options,
+)
 
 ZooDir = Callable[[str], Path]
 X = tf.TensorSpec([None, 4], tf.float32, "x")
@@ -94,12 +103,59 @@ def test_class_attributes_name_operators_of_their_own_scope(tmp_path: Path) -> N
         assert len({o.scope for o in members}) == 1
 
 
-def test_class_attribute_without_its_operator_is_no_constraint(tmp_path: Path) -> None:
+def test_a_class_that_names_no_operator_stays_with_the_client(tmp_path: Path) -> None:
+    """Python's loaders take away the device of whatever asks for that of a node without one."""
     with tf.Graph().as_default() as graph_v1:
         x = tf1.placeholder(tf.float32, [4], "x")
-        y = _near(tf.nn.relu(x, name="y"), "gone")
+        tf.tanh(x, name="unused")
+        y = _near(tf.nn.relu(x, name="y"), "unused")
+        save_graph(tmp_path / "model", graph_v1, {"x": x}, {"y": tf.sin(y, name="z")})
+    assert _groups(graph_of(tmp_path / "model")) == {"loc:@unused": {"x", "y"}}
+
+
+def test_a_class_that_names_an_argument_means_its_source(tmp_path: Path) -> None:
+    """And the client, where Python's loaders leave what bears it."""
+
+    @tf.function
+    def inner(a: tf.Tensor) -> tf.Tensor:
+        return tf.tanh(tf.sin(a), name="last")
+
+    @tf.function(input_signature=[X])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": inner(tf.nn.relu(x))}
+
+    def edit(meta_graph: Any) -> None:
+        node = node_of(function_of(meta_graph, "inner"), "last")
+        node.attr["_class"].list.s.append(b"loc:@a")
+
+    source = save_function(tmp_path / "model", serve)
+    graph = graph_of(edited(source, tmp_path / "edited", edit))
+    reason, names = _group_of(graph, "Tanh")
+    assert (reason, _ops(graph, names)) == ("loc:@a", ["Placeholder", "Relu", "Tanh"])
+
+
+def test_readers_stay_with_a_variant(tmp_path: Path) -> None:
+    @tf.function(input_signature=[X])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = tf.TensorArray(tf.float32, 2).write(0, x[0]).write(1, x[1])
+        return {"y": tf.sin(rows.stack()), "z": rows.read(1)}
+
+    graph = graph_of(save_function(tmp_path / "model", serve), batch_size=2)
+    reason, names = _group_of(graph, "TensorListReserve")
+    assert reason.startswith("variant PartitionedCall/PartitionedCall/TensorArrayV2;")
+    assert _ops(graph, names) == [
+        "TensorListGetItem", "TensorListReserve", "TensorListSetItem", "TensorListSetItem",
+        "TensorListStack",
+    ]  # fmt: skip
+
+
+def test_a_switch_stays_with_its_data(tmp_path: Path) -> None:
+    with tf.Graph().as_default() as graph_v1:
+        x = tf1.placeholder(tf.float32, [4], "x")
+        no, yes = tf.raw_ops.Switch(data=tf.exp(x), pred=tf.reduce_sum(x) > 0, name="s")
+        y, _ = tf.raw_ops.Merge(inputs=[tf.sin(no), tf.cos(yes)])
         save_graph(tmp_path / "model", graph_v1, {"x": x}, {"y": y})
-    assert graph_of(tmp_path / "model").colocation == ()
+    assert _groups(graph_of(tmp_path / "model")) == {"data of Switch s": {"Exp", "s"}}
 
 
 def test_handles_of_one_shared_name_are_one_resource(tmp_path: Path) -> None:

@@ -3,53 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from moirai_tf.graph.calls import compiled
 from moirai_tf.graph.graph import CALL_OPS, CLIENT_OPS, LOWERED_OPS, ColocationGroup, Operator
 from moirai_tf.model.op_types import attr_of
 
 _SHARED_NAME_OPS = frozenset({"VarHandleOp", "HashTableV2", "MutableHashTableV2", "VariableV2"})
+_HANDLES = frozenset({"resource", "variant", "reference"})
 _LOOP_OPS = frozenset({"Enter", "RefEnter"})
+_SWITCH_OPS = frozenset({"Switch", "RefSwitch"})
+_NEAR = "loc:@"
+"""Before a name in `_class`: the node wants to be on the device of the node of that name."""
 
 
-def colocation_groups(operators: Sequence[Operator]) -> tuple[ColocationGroup, ...]:
-    """Groups from resource handles, reference edges, `_class`, shared names and loops."""
-    union = _Union(len(operators))
-    for a, b, reason in _pairs(operators):
+def colocation_groups(
+    operators: Sequence[Operator], arguments: Sequence[Mapping[str, int]] = ()
+) -> tuple[ColocationGroup, ...]:
+    """Groups from resource handles, reference edges, `_class`, shared names and control flow.
+
+    Args:
+      operators: of the flat graph, in topological order.
+      arguments: for each operator, the arguments of its function that its `_class` names, each with
+        the operator that it comes from; may be left out for operators without calls.
+    """
+    union = Union(len(operators))
+    for a, b, reason in _pairs(operators, arguments):
         union.join(a, b, reason)
     return union.groups()
 
 
-def _pairs(operators: Sequence[Operator]) -> Iterator[tuple[int, int, str]]:
+def class_names(node: Any) -> list[str]:
+    """The names in a node's `_class`, without their `loc:@`."""
+    texts = [raw.decode(errors="replace") for raw in attr_of(node, "_class").list.s]
+    return [text.removeprefix(_NEAR) for text in texts if text.startswith(_NEAR)]
+
+
+def _pairs(
+    operators: Sequence[Operator], arguments: Sequence[Mapping[str, int]]
+) -> Iterator[tuple[int, int, str]]:
     index = {o.name: i for i, o in enumerate(operators)}
     yield from _handles(operators)
-    yield from _classes(operators, index)
+    yield from _classes(operators, index, arguments)
     yield from _shared_names(operators)
     yield from _loops(operators)
+    yield from _switches(operators)
     yield from _control_flow(operators)
     yield from _call_constants(operators)
 
 
 def _handles(operators: Sequence[Operator]) -> Iterator[tuple[int, int, str]]:
+    """What is not data but stands for it: it stays on one device, and so do its readers.
+
+    TensorFlow's placer moves the readers of resources and references, and datasets that read
+    datasets, to their source whatever their device. Other variants (lists of tensors, optional
+    values) it would copy, all that they hold at once, if it has a way to copy such a one at all.
+    """
     for i, operator in enumerate(operators):
         for ref in operator.inputs:
             outputs = operators[ref.producer].outputs
             dtype = outputs[ref.port].dtype if ref.port < len(outputs) else ""
-            if dtype == "resource" or dtype.endswith("_ref"):
-                kind = "resource" if dtype == "resource" else "reference"
+            kind = "reference" if dtype.endswith("_ref") else dtype
+            if kind in _HANDLES:
                 yield ref.producer, i, f"{kind} {operators[ref.producer].name}"
 
 
 def _classes(
-    operators: Sequence[Operator], index: Mapping[str, int]
+    operators: Sequence[Operator],
+    index: Mapping[str, int],
+    arguments: Sequence[Mapping[str, int]],
 ) -> Iterator[tuple[int, int, str]]:
+    """What asks to be near a node of its function, an argument of it, or something else.
+
+    An argument means the operator that it comes from. A name that no operator has (a call's, say,
+    or one of nothing at all) still binds all that bear it to one another, and to the operator of
+    that name where the call ends up. In both cases Python's loaders take the node's device away,
+    so that it gets its call's, which is the client's.
+    """
+    client = _client(operators)
     for i, operator in enumerate(operators):
-        classes = operator.attr("_class")
-        for raw in classes.list.s if classes is not None else ():
-            text = raw.decode(errors="replace")
-            other = index.get(operator.scope.prefix + text.removeprefix("loc:@"))
-            if text.startswith("loc:@") and other is not None and other != i:
-                yield other, i, text
+        for name in class_names(operator.node):
+            others = [index.get(operator.scope.prefix + name)]
+            if others == [None]:
+                argument = arguments[i].get(name) if i < len(arguments) else None
+                elsewhere = (index.get(place + name) for place in _places(operator))
+                others = [client, *([argument] if argument is not None else elsewhere)]
+            yield from ((o, i, f"{_NEAR}{name}") for o in others if o is not None and o != i)
+
+
+def _places(operator: Operator) -> Iterator[str]:
+    """What comes before the names of the graph that all calls end up in: a Session's, and TF2's."""
+    yield ""
+    scope = operator.scope
+    while scope.parent is not None and scope.parent.function:
+        scope = scope.parent
+    yield scope.prefix
 
 
 def _shared_names(operators: Sequence[Operator]) -> Iterator[tuple[int, int, str]]:
@@ -79,6 +127,17 @@ def _loops(operators: Sequence[Operator]) -> Iterator[tuple[int, int, str]]:
             yield inside[0], i, f"loop of {operators[inside[0]].name}"
 
 
+def _switches(operators: Sequence[Operator]) -> Iterator[tuple[int, int, str]]:
+    """A TF1 switch is where its data comes from: the partitioner moves it there."""
+    for i, operator in enumerate(operators):
+        if operator.op in _SWITCH_OPS and operator.inputs:
+            yield operator.inputs[0].producer, i, f"data of {operator.op} {operator.name}"
+
+
+def _client(operators: Sequence[Operator]) -> int | None:
+    return next((i for i, o in enumerate(operators) if o.op in CLIENT_OPS), None)
+
+
 def _control_flow(operators: Sequence[Operator]) -> Iterator[tuple[int, int, str]]:
     """A loop or branch and what feeds it.
 
@@ -86,7 +145,7 @@ def _control_flow(operators: Sequence[Operator]) -> Iterator[tuple[int, int, str
     device that the loop variable's source asks for, not on the loop's; elsewhere, every iteration
     would cross devices. A source that asks for none ends on the default device, the client's.
     """
-    client = next((i for i, o in enumerate(operators) if o.op in CLIENT_OPS), None)
+    client = _client(operators)
     for i, operator in enumerate(operators):
         if operator.op not in LOWERED_OPS:
             continue
@@ -120,26 +179,29 @@ def _outer_frames(operator: Operator, frames: Sequence[tuple[int, ...]]) -> tupl
     return max((frames[s] for s in sources), key=len, default=())
 
 
-class _Union:
-    """Disjoint sets that remember why they were joined."""
+class Union:
+    """Disjoint sets of operators that remember why they were joined."""
 
     def __init__(self, size: int) -> None:
         self._parent = list(range(size))
         self._reasons: dict[int, list[str]] = {}
 
     def find(self, i: int) -> int:
+        """The smallest operator of a set."""
         while self._parent[i] != i:
             self._parent[i] = self._parent[self._parent[i]]
             i = self._parent[i]
         return i
 
     def join(self, a: int, b: int, reason: str) -> None:
+        """Makes two sets one."""
         root, other = sorted((self.find(a), self.find(b)))
         self._parent[other] = root
         merged = [*self._reasons.pop(root, ()), *self._reasons.pop(other, ()), reason]
         self._reasons[root] = list(dict.fromkeys(merged)) if other != root else merged[:]
 
     def groups(self) -> tuple[ColocationGroup, ...]:
+        """All sets of two operators or more."""
         members: dict[int, list[int]] = {}
         for i in range(len(self._parent)):
             members.setdefault(self.find(i), []).append(i)

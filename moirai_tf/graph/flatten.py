@@ -15,6 +15,7 @@ from tensorflow.core.framework import node_def_pb2
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.calls import Calls, waited_for
+from moirai_tf.graph.colocation import class_names
 from moirai_tf.graph.graph import MERGE_OPS, Scope, TensorRef
 from moirai_tf.model.op_types import Outputs, definition, outputs_of
 from moirai_tf.model.validate import BACK_EDGE_SOURCES, function_attrs, input_node
@@ -40,6 +41,8 @@ class FlatNode:
     no device: the output of an inlined call, or a feed."""
     awaited: bool = False
     """A control output of the signature's function: it runs whether or not anybody reads it."""
+    near: Mapping[str, int] = field(default_factory=dict)
+    """Arguments of its function that the node's `_class` names, and where they come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +199,15 @@ class Flattener:
         loose = () if cut else _loose(body, node)
         outputs = self._outputs(node)
         node = _fed(node, outputs) if cut else node
+        near = {
+            other: body.data[other].refs[0].producer
+            for other in class_names(node)
+            if other in body.arguments
+        }
         awaited = node.name in body.awaited
+        types = outputs.types
         self.nodes.append(
-            FlatNode(name, node, body.scope, inputs, controls, outputs.types, loose, awaited)
+            FlatNode(name, node, body.scope, inputs, controls, types, loose, awaited, near)
         )
         refs = [TensorRef(index, port) for port in range(len(outputs.types))]
         body.data[node.name] = _Tensors(refs, outputs, loose=cut)

@@ -8,7 +8,16 @@ from typing import Any
 
 from tensorflow.python.framework import op_def_registry
 
-from moirai_tf.graph.graph import MERGE_OPS, ColocationGroup, Graph, Operator, TensorRef, Unread
+from moirai_tf.graph.colocation import Union, class_names
+from moirai_tf.graph.graph import (
+    CLIENT_OPS,
+    MERGE_OPS,
+    ColocationGroup,
+    Graph,
+    Operator,
+    TensorRef,
+    Unread,
+)
 from moirai_tf.graph.needs import Needs, Ports, lowered
 from moirai_tf.model.validate import BACK_EDGE_SOURCES, function_attrs, input_node
 
@@ -75,7 +84,7 @@ def prune(graph: Graph) -> Graph:
         operators=operators,
         inputs={name: position[i] for name, i in graph.inputs.items()},
         outputs={name: position[i] for name, i in graph.outputs.items()},
-        colocation=_groups(graph.colocation, position),
+        colocation=_groups(graph, position),
     )
 
 
@@ -180,10 +189,24 @@ def _moved(
     )
 
 
-def _groups(
-    groups: Sequence[ColocationGroup], position: dict[int, int]
-) -> tuple[ColocationGroup, ...]:
-    kept = (
-        replace(g, members=tuple(position[m] for m in g.members if m in position)) for g in groups
-    )
-    return tuple(g for g in kept if len(g.members) > 1)
+def _groups(graph: Graph, position: dict[int, int]) -> tuple[ColocationGroup, ...]:
+    """What is left of the groups.
+
+    A dropped operator is given no device, and Python's loaders then take that of whatever asks to
+    be near it (`_class`): it ends on the default device, the client's.
+    """
+    union = Union(len(position))
+    client = next((i for i in sorted(position) if graph.operators[i].op in CLIENT_OPS), None)
+    for group in graph.colocation:
+        kept = [m for m in group.members if m in position]
+        dropped = {graph.operators[m].name for m in group.members if m not in position}
+        together = [client, *kept] if client is not None and _near(graph, kept, dropped) else kept
+        for member in together[1:]:
+            union.join(position[together[0]], position[member], group.reason)
+    return union.groups()
+
+
+def _near(graph: Graph, members: Sequence[int], names: set[str]) -> bool:
+    """Whether one of the members asks to be near an operator of one of the names."""
+    operators = (graph.operators[m] for m in members) if names else ()
+    return any(o.scope.prefix + name in names for o in operators for name in class_names(o.node))

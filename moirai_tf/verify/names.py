@@ -107,15 +107,18 @@ class Names:
         return str(feed["node"]) if feed else None
 
     def _whole(self, name: str) -> str | None:
-        """The loop, branch or call that a node with that name is a part of."""
+        """The loop, branch or call that a node with that name is a part of, if it is one.
+
+        A node of the model is no part of another one.
+        """
         path = name
-        while path:
+        while path and path not in self.nodes:
             path = path.rpartition("/")[0]
-            if path in self.divided:
-                rest = name.removeprefix(f"{path}/").partition("/")
-                at_end = self.op(path) in _CALLS and rest[0] in _ENDS and rest[1]
-                return None if at_end else path
-        return None
+        if path not in self.divided or path == name:
+            return None
+        rest = name.removeprefix(f"{path}/").partition("/")
+        at_end = self.op(path) in _CALLS and rest[0] in _ENDS and rest[1]
+        return None if at_end else path
 
 
 def session_names(meta_graph: Any, plan: Plan) -> Names:

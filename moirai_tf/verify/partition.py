@@ -26,6 +26,9 @@ _FORWARDING = _RECVS | {"Identity", "IdentityN", "Enter", "Switch", "Merge"}
 
 _ENTRANCES = frozenset({"Enter", "Switch", "_SwitchN"})
 """What TensorFlow makes of the inputs of a loop or branch."""
+_AT_CALLS = "Func/"
+"""How the names begin of what the runtime adds where it inlines a call: an `Identity` for every
+argument and result, on the device of what it passes on."""
 
 _VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 _HANDLES = frozenset({"resource", "variant"})
@@ -53,6 +56,10 @@ class Send:
     """One `_Send`/`_Recv` pair; within one device if a kernel wants its argument in host memory."""
 
     origin: Origin
+    sent: str
+    """The tensor of the run that is sent."""
+    tensor: str
+    """The same behind what the runtime adds where it inlines calls."""
     source: str
     """Device, as the plan names it."""
     target: str
@@ -110,6 +117,8 @@ class PartitionedGraph:
         shown = (names.operator(self.nodes[r]) or names.prefix + r for r in arrivals)
         return Send(
             origin=self._trace(send.input[0]),
+            sent=send.input[0],
+            tensor=self._before_calls(send.input[0]),
             source=device_name(send.attr["send_device"].s.decode(), self._devices),
             target=device_name(send.attr["recv_device"].s.decode(), self._devices),
             readers=tuple(dict.fromkeys(shown)),
@@ -149,6 +158,14 @@ class PartitionedGraph:
                 return Origin(None, port, self.names.prefix + node.name)
             seen.add(node.name)
             text = data[port] if node.op == "IdentityN" and port < len(data) else data[0]
+
+    def _before_calls(self, text: str) -> str:
+        """The tensor that the `Identity`s at inlined calls pass on."""
+        node = self.nodes[input_node(text)]
+        while node.op == "Identity" and node.name.startswith(_AT_CALLS):
+            text = node.input[0]
+            node = self.nodes[input_node(text)]
+        return text
 
     @cached_property
     def _arrivals(self) -> dict[str, str]:

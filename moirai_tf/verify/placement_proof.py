@@ -47,7 +47,8 @@ def prove(evidence: Evidence, plan: Plan, *, grappler: bool) -> tuple[RunProof, 
     findings += _untold(evidence, proved)
     crossing = [s for s in graph.sends if s.source != s.target]
     sends = [s for s in crossing if not s.control and (grappler or not s.unused)]
-    data = [s for s in sends if s.origin.operator not in graph.names.captured]
+    own = [s for s in sends if s.origin.operator not in graph.names.captured]
+    data = _once(own)
     seen = Counter(map(_key, data))
     planned = _planned(graph, plan)
     replicated = _replicated(graph, planned)
@@ -66,7 +67,8 @@ def prove(evidence: Evidence, plan: Plan, *, grappler: bool) -> tuple[RunProof, 
         executed=len(executed),
         planned=planned.total(),
         transfers=len(data),
-        captured=len(sends) - len(data),
+        captured=len(sends) - len(own),
+        repeated=len(own) - len(data),
         replicated=len(replicated - seen.keys()),
         kept=len(kept - seen.keys()),
         unused=sum(s.unused and not s.control for s in crossing),
@@ -143,6 +145,17 @@ def _merged(graph: PartitionedGraph, missing: Set[str]) -> set[str]:
         and (names.op(source) == "Const" if node.op in names.calls else names.op(source) in node.op)
         and graph.device(node) == names.placement[source]
     }
+
+
+def _once(sends: Sequence[Send]) -> list[Send]:
+    """Without those that carry the same tensor once more, as the argument of another call.
+
+    TensorFlow gives every argument of an inlined call an `Identity`, on the device that its tensor
+    comes from. Where two calls elsewhere read one tensor it crosses for each, until Grappler takes
+    the `Identity`s away.
+    """
+    first = {(send.tensor, send.source, send.target): send.sent for send in reversed(sends)}
+    return [s for s in sends if first[s.tensor, s.source, s.target] == s.sent]
 
 
 def _key(send: Send) -> _Transfer:

@@ -100,6 +100,8 @@ class RunProof:
     """Precedences of the plan's order that the partition graphs enforce."""
     within: int = 0
     """Tensors that TensorFlow copies between a GPU's memory and the host's for its own kernels."""
+    repeated: int = 0
+    """Further transfers of a tensor that several inlined calls pass on; Grappler removes them."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ def _proof_line(proof: RunProof) -> str:
     counts = (
         (proof.replicated, "saved by copies of constants"),
         (proof.kept, "left in place"),
+        (proof.repeated, "once more, for another call"),
         (proof.captured, "of captured constants"),
         (proof.unused, "to unused operators"),
         (proof.control, "for control only"),

@@ -1,0 +1,193 @@
+"""Kinds of models that TensorFlow places in its own way: each must be verified wherever it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+from tests.examiner import Examiner
+from tests.saved_models import edited, function_of, node_of, save_function, save_graph
+
+tf1 = tf.compat.v1
+X = tf.TensorSpec([6, 4], tf.float32, "x")
+Serve = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
+Build = Callable[[], tuple[tf.Tensor, tf.Tensor]]
+
+
+def _proves(examiner: Examiner, model: Path, *, coarse: bool = True) -> None:
+    """Two placements by lot are proved, and something crosses devices."""
+    reports = [examiner(model, seed, coarse=coarse) for seed in (1, 3)]
+    assert [finding.text for report in reports for finding in report.findings] == []
+    assert any(proof.planned for report in reports for proof in report.proofs)
+
+
+# One tensor that several inlined calls pass on.
+
+
+@tf.function
+def _relu(a: tf.Tensor) -> tf.Tensor:
+    return tf.nn.relu(a)
+
+
+@tf.function
+def _tanh(a: tf.Tensor) -> tf.Tensor:
+    return tf.tanh(a)
+
+
+@tf.function
+def _twice(a: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    b = tf.exp(a)
+    return b, b
+
+
+def _two_calls(x: tf.Tensor) -> dict[str, tf.Tensor]:
+    h = tf.sin(x)
+    return {"y": tf.nn.softmax(_relu(h)) * tf.nn.softmax(_tanh(h))}
+
+
+def _fed_to_calls(x: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {"y": _relu(x) @ tf.transpose(_tanh(x)), "z": tf.cos(x)}
+
+
+def _returned_twice(x: tf.Tensor) -> dict[str, tf.Tensor]:
+    a, b = _twice(tf.nn.softmax(x))
+    return {"y": tf.nn.softmax(a) + _relu(b), "z": tf.nn.softmax(_tanh(a))}
+
+
+@pytest.mark.parametrize("serve", [_two_calls, _fed_to_calls, _returned_twice])
+def test_a_tensor_that_several_calls_pass_on(
+    examiner: Examiner, tmp_path: Path, serve: Serve
+) -> None:
+    model = save_function(tmp_path / "model", tf.function(serve, input_signature=[X]))
+    _proves(examiner, model, coarse=False)
+
+
+def test_it_crosses_once_for_every_call_until_grappler_sees_it(
+    examiner: Examiner, tmp_path: Path
+) -> None:
+    model = save_function(tmp_path / "model", tf.function(_two_calls, input_signature=[X]))
+    reports = [examiner(model, seed, coarse=False) for seed in range(6)]
+    repeated = {proof.repeated for report in reports for proof in report.proofs}
+    # Once more where both readers are elsewhere than the sine, else not.
+    assert repeated == {0, 1}
+    assert any("1 once more, for another call" in str(report) for report in reports)
+
+
+# Values that are no data: datasets and other variants.
+
+
+def _dataset(x: tf.Tensor) -> dict[str, tf.Tensor]:
+    batches = tf.data.Dataset.from_tensor_slices(tf.exp(x)).batch(2)
+    return {"y": tf.sin(batches.reduce(tf.zeros([2, 4]), lambda a, b: a + b))}
+
+
+def _mapped_dataset(x: tf.Tensor) -> dict[str, tf.Tensor]:
+    doubled = tf.data.Dataset.from_tensor_slices(x).map(lambda v: v * 2.0).batch(6)
+    return {"y": tf.sin(doubled.get_single_element())}
+
+
+def _optional(x: tf.Tensor) -> dict[str, tf.Tensor]:
+    held = tf.experimental.Optional.from_value(tf.nn.softmax(x))
+    return {"y": tf.nn.softmax(held.get_value()), "z": tf.cast(held.has_value(), tf.float32)}
+
+
+def _tensor_list(x: tf.Tensor) -> dict[str, tf.Tensor]:
+    rows = tf.TensorArray(tf.float32, 6).unstack(tf.nn.softmax(x))
+    return {"y": tf.nn.softmax(rows.stack()), "z": tf.cos(rows.read(2))}
+
+
+def _ragged(x: tf.Tensor) -> dict[str, tf.Tensor]:
+    rows = tf.RaggedTensor.from_row_lengths(tf.exp(x), [1, 2, 3], validate=False)
+    again = tf.RaggedTensor._from_variant(rows._to_variant(), tf.float32, output_ragged_rank=1)
+    return {"y": tf.nn.softmax(again.flat_values)}
+
+
+@pytest.mark.parametrize("serve", [_dataset, _mapped_dataset, _optional, _tensor_list, _ragged])
+def test_variants_stay_with_their_readers(examiner: Examiner, tmp_path: Path, serve: Serve) -> None:
+    model = save_function(tmp_path / "model", tf.function(serve, input_signature=[X]))
+    _proves(examiner, model, coarse=serve is not _dataset)
+
+
+def test_what_only_an_assertion_needs_is_no_part_of_its_branch(
+    examiner: Examiner, tmp_path: Path
+) -> None:
+    @tf.function(input_signature=[X])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.control_dependencies([tf.debugging.assert_less(x, 1e9)]):
+            h = tf.nn.softmax(x)
+        with tf.control_dependencies([tf.debugging.assert_non_negative(h)]):
+            return {"y": tf.nn.softmax(tf.exp(h))}
+
+    _proves(examiner, save_function(tmp_path / "model", serve))
+
+
+# Control flow of TensorFlow 1.
+
+
+def _switch() -> tuple[tf.Tensor, tf.Tensor]:
+    x = tf1.placeholder(tf.float32, [4], "x")
+    a = tf.exp(x)
+    no, yes = tf.raw_ops.Switch(data=a, pred=tf.reduce_sum(x) > 0)
+    return x, tf.raw_ops.Merge(inputs=[tf.sin(no), tf.cos(yes)])[0]
+
+
+def _switch_of_a_switch() -> tuple[tf.Tensor, tf.Tensor]:
+    x = tf1.placeholder(tf.float32, [4], "x")
+    positive = tf.reduce_sum(x) > 0
+    no, yes = tf.raw_ops.Switch(data=tf.exp(x), pred=positive)
+    below, above = tf.raw_ops.Switch(data=yes, pred=tf.reduce_max(yes) > 2)
+    inner, _ = tf.raw_ops.Merge(inputs=[tf.sin(below), tf.cos(above)])
+    return x, tf.raw_ops.Merge(inputs=[tf.sqrt(no), inner])[0]
+
+
+def _switched_feed() -> tuple[tf.Tensor, tf.Tensor]:
+    x = tf1.placeholder(tf.float32, [4], "x")
+    no, yes = tf.raw_ops.Switch(data=x, pred=tf.reduce_sum(tf.sin(x)) > 0)
+    return x, tf.raw_ops.Merge(inputs=[tf.nn.softmax(no), tf.cos(yes)])[0]
+
+
+@pytest.mark.parametrize("build", [_switch, _switch_of_a_switch, _switched_feed])
+def test_a_switch_stays_with_its_data(examiner: Examiner, tmp_path: Path, build: Build) -> None:
+    with tf.Graph().as_default() as graph:
+        x, y = build()
+        save_graph(tmp_path / "model", graph, {"x": x}, {"y": tf.sqrt(tf.abs(y), name="y")})
+    _proves(examiner, tmp_path / "model", coarse=False)
+
+
+# Nodes that ask to be near others.
+
+
+def _inner_model(folder: Path, near: str) -> Path:
+    """`first` and `second` of a called function ask to be near something."""
+
+    @tf.function
+    def inner(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+        tf.square(b, name="unused")
+        first = tf.nn.relu(a, name="first")
+        return tf.tanh(tf.nn.softmax(first) * b, name="second")
+
+    @tf.function(input_signature=[X])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        h = tf.nn.softmax(tf.exp(x))
+        return {"y": tf.nn.softmax(inner(h, tf.nn.softmax(x)))}
+
+    def edit(meta_graph: Any) -> None:
+        for name in ("first", "second"):
+            node = node_of(function_of(meta_graph, "inner"), name)
+            node.attr["_class"].list.s.append(f"loc:@{near}".encode())
+
+    return edited(save_function(folder / "plain", serve), folder / "model", edit)
+
+
+@pytest.mark.parametrize(
+    "near", ["a", "nothing", "unused", "first", "PartitionedCall/Exp",
+             "PartitionedCall/PartitionedCall/Exp"]
+)  # fmt: skip
+def test_nodes_near_an_argument_or_a_name_of_nothing(
+    examiner: Examiner, tmp_path: Path, near: str
+) -> None:
+    _proves(examiner, _inner_model(tmp_path, near), coarse=False)
