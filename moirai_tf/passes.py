@@ -18,6 +18,7 @@ from moirai_tf.fusion.coarsen import FuseOptions, coarsen
 from moirai_tf.graph.importer import ImportOptions, import_graph, shape_options
 from moirai_tf.graph.kernels import require_gpu_kernels
 from moirai_tf.graph.prune import prune
+from moirai_tf.model.op_libraries import load_op_libraries
 from moirai_tf.model.output import check_apart, check_output, publish
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.options import option
@@ -62,6 +63,7 @@ class Import(ImportOptions, Pass):
 
     def __call__(self, item: MoiraiItem) -> MoiraiItem:
         """Fills in `model` and `graph`."""
+        load_op_libraries(self.op_library)
         model = unplaced(read_saved_model(item.source))
         return replace(item, model=model, graph=import_graph(model, self))
 

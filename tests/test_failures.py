@@ -239,7 +239,8 @@ def test_first_of_several_errors_is_the_reason() -> None:
     text = (
         "Graph execution error:\n\n2 root error(s) found.\n"
         "  (0) INVALID_ARGUMENT: indices[0] = 7 is not in [0, 5)\n\t [[{{node call/GatherV2}}]]\n"
-        "\t [[call/GatherV2/_3]]\n  (1) INVALID_ARGUMENT: indices[1] = 9 is not in [0, 5)\n0 successful operations.\n"
+        "\t [[call/GatherV2/_3]]\n  (1) INVALID_ARGUMENT: indices[1] = 9 is not in [0, 5)\n"
+        "0 successful operations.\n"
     )
     error = tf.errors.InvalidArgumentError(None, None, text)
     assert reason(error) == "indices[0] = 7 is not in [0, 5) (operator 'call/GatherV2')"

@@ -167,7 +167,7 @@ _FAULTS: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "unknown op": (
         lambda m: setattr(_node(m, "embed", "Relu"), "op", "ReluOfTheFuture"),
-        "function 'embed': node 'Relu' has the unknown op 'ReluOfTheFuture'",
+        "uses ops that this TensorFlow does not know: ReluOfTheFuture",
     ),
     "missing attribute": (
         lambda m: _node(m, "embed", "Relu").attr.pop("T"),

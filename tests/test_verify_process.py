@@ -117,7 +117,7 @@ def test_fusion_is_advised_only_where_it_was_off_and_grappler_on() -> None:
         (True, True, "pin='^(?:a|b)$=/device:CPU:0', which keeps these operators together, or sw"),
         (False, False, "pin='^(?:a|b)$=/device:CPU:0', which keeps these operators together"),
     ):
-        finding = Finding("transfer", "text", (*names, "no operator"), cpu.name, grappler)
+        finding = Finding("transfer", "text", (*names, "no operator"), cpu.name, "", grappler)
         report = VerifyReport((), (), (), (), (finding,))
         with pytest.raises(MoiraiError, match="text") as caught:
             check_report(report, replace(plan, options={"fuse": {"coarsen": coarsen}}))

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from absl import app, flags
 
 from moirai_tf.errors import MoiraiError
+from moirai_tf.model.op_libraries import load_op_libraries
 from moirai_tf.options import Option, options_of
 
 T = TypeVar("T")
@@ -42,6 +43,8 @@ def run(main: Callable[[], int | None]) -> None:
             raise app.UsageError(f"unexpected argument {argv[1]!r}; every input has a flag")
         _show_progress()
         try:
+            if "op_library" in flags.FLAGS:
+                load_op_libraries(flags.FLAGS["op_library"].value)
             return main() or 0
         except MoiraiError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -10,6 +10,7 @@ from absl import flags
 
 from moirai_tf.bench import BenchOptions, bench
 from moirai_tf.cluster import read_cluster
+from moirai_tf.model.op_libraries import OpLibraryOptions
 
 from . import _flags
 
@@ -24,7 +25,7 @@ _CLUSTER = flags.DEFINE_string(
     "plan's devices are logical CPUs of this process",
 )
 flags.mark_flags_as_required(["saved_model_dir", "placed_dir"])
-_flags.define(BenchOptions)
+_flags.define(BenchOptions, OpLibraryOptions)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from absl import flags
 
 from moirai_tf.cluster import cluster_to_yaml, units
 from moirai_tf.errors import MoiraiError
+from moirai_tf.model.op_libraries import OpLibraryOptions
 from moirai_tf.runtime.local_cluster import LocalCluster, local_cluster
 
 from . import _flags
@@ -48,6 +49,8 @@ _RUN = flags.DEFINE_string(
 flags.mark_flags_as_required(["shares", "output"])
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_flags.define(OpLibraryOptions)
 
 
 def main() -> int:

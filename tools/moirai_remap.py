@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from moirai_tf.errors import MoiraiError
+from moirai_tf.model.op_libraries import OpLibraryOptions
 from moirai_tf.passes import Rewrite
 from moirai_tf.rewrite.directory import remap
 
@@ -22,7 +23,7 @@ _DEVICE = flags.DEFINE_multi_string(
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "directory to write")
 flags.mark_flags_as_required(["placed_dir", "output_dir", "device"])
-_flags.define(Rewrite, skip=("output_dir",))
+_flags.define(Rewrite, OpLibraryOptions, skip=("output_dir",))
 
 
 def main() -> None:

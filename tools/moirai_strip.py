@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from absl import flags
 
+from moirai_tf.model.op_libraries import OpLibraryOptions
 from moirai_tf.passes import Rewrite
 from moirai_tf.rewrite.directory import strip
 
@@ -16,7 +17,7 @@ from . import _flags
 _PLACED_DIR = flags.DEFINE_string("placed_dir", None, "the placed model; only read")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "directory to write")
 flags.mark_flags_as_required(["placed_dir", "output_dir"])
-_flags.define(Rewrite, skip=("output_dir",))
+_flags.define(Rewrite, OpLibraryOptions, skip=("output_dir",))
 
 
 def main() -> None:

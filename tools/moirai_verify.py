@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from absl import flags
 
+from moirai_tf.model.op_libraries import OpLibraryOptions
 from moirai_tf.passes import Verify
 from moirai_tf.verify import verify
 
@@ -19,7 +20,7 @@ _CLUSTER = flags.DEFINE_string(
     "cluster", None, "YAML file of the plan's cluster; with addresses the workers run the model too"
 )
 flags.mark_flags_as_required(["saved_model_dir", "placed_dir"])
-_flags.define(Verify)
+_flags.define(Verify, OpLibraryOptions)
 
 
 def main() -> None:

@@ -17,13 +17,14 @@ from moirai_tf.graph.input_shapes import declared_shapes, fixed_shapes, given_sh
 from moirai_tf.graph.kernels import device_types
 from moirai_tf.graph.memory import resident_bytes, weight_bytes
 from moirai_tf.model.input_files import INPUTS_HELP, read_inputs
+from moirai_tf.model.op_libraries import OpLibraryOptions
 from moirai_tf.model.saved_model import SavedModel, chosen_signature, signature_def
 from moirai_tf.model.validate import input_node, tensor_names
 from moirai_tf.options import option
 
 
 @dataclass(frozen=True)
-class ImportOptions:
+class ImportOptions(OpLibraryOptions):
     """What to read from a SavedModel, and for which input shapes."""
 
     signature: str = option(

@@ -53,7 +53,7 @@ class Outputs:
 def definition(node: Any, functions: Mapping[str, Any]) -> Any | None:
     """The `OpDef` of a node, from the library or TensorFlow's registry; None if unknown."""
     function = functions.get(node.op)
-    return function.signature if function is not None else _registered(node.op)
+    return function.signature if function is not None else op_def_registry.get(node.op)
 
 
 def attr_of(node: Any, name: str) -> Any:
@@ -61,11 +61,14 @@ def attr_of(node: Any, name: str) -> Any:
     return node.attr.get(name, _NO_VALUE)
 
 
-@cache
 def function_attributes(op: str) -> tuple[str, ...]:
     """The attributes of an op that name functions, sorted."""
-    op_def = _registered(op)
-    attributes = () if op_def is None else op_def.attr
+    return () if op_def_registry.get(op) is None else _function_attributes(op)
+
+
+@cache
+def _function_attributes(op: str) -> tuple[str, ...]:
+    attributes = op_def_registry.get(op).attr
     return tuple(sorted(a.name for a in attributes if a.type in ("func", "list(func)")))
 
 
@@ -159,8 +162,3 @@ def _value(node: Any, name: str, op_def: Any) -> Any:
         return value
     defaults = (attr.default_value for attr in op_def.attr if attr.name == name)
     return next(defaults, _NO_VALUE)
-
-
-@cache
-def _registered(op: str) -> Any | None:
-    return op_def_registry.get(op)

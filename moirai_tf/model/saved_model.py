@@ -12,8 +12,9 @@ from google.protobuf import message, text_format
 from tensorflow.core.protobuf import saved_model_pb2
 
 from moirai_tf.errors import MoiraiError
+from moirai_tf.model.op_libraries import advice
 from moirai_tf.model.op_types import definition
-from moirai_tf.model.validate import input_node, tensor_names, violations
+from moirai_tf.model.validate import input_node, tensor_names, unknown_ops, violations
 
 DEFAULT_SIGNATURE = "serving_default"
 """What TensorFlow Serving runs if a request names no signature."""
@@ -133,6 +134,7 @@ def read_saved_model(path: str | Path) -> SavedModel:
     directory = Path(path)
     proto = _parse(directory)
     for meta_graph in proto.meta_graphs:
+        _check_ops(directory, unknown_ops(meta_graph))
         broken = violations(meta_graph)
         if broken:
             more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
@@ -143,6 +145,15 @@ def read_saved_model(path: str | Path) -> SavedModel:
             )
     _check_variables(directory, proto)
     return SavedModel(directory, proto)
+
+
+def _check_ops(directory: Path, unknown: Sequence[str]) -> None:
+    if unknown:
+        raise MoiraiError(
+            f"{directory} uses ops that this TensorFlow does not know: {', '.join(unknown)}",
+            why="what an unknown op takes, gives and needs cannot be told",
+            fix=advice(unknown),
+        )
 
 
 def _parse(directory: Path) -> Any:

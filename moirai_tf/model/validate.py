@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,14 @@ def violations(meta_graph: Any, most: int = 20) -> list[str]:
         if len(found) >= most:
             break
     return found
+
+
+def unknown_ops(meta_graph: Any) -> list[str]:
+    """Ops that neither TensorFlow nor a loaded library defines, sorted."""
+    graph_def = meta_graph.graph_def
+    functions = {f.signature.name: f for f in graph_def.library.function}
+    nodes = itertools.chain(graph_def.node, *(f.node_def for f in functions.values()))
+    return sorted({node.op for node in nodes if definition(node, functions) is None})
 
 
 def function_attrs(node: Any) -> Iterator[tuple[str, int, Any]]:
@@ -108,7 +117,7 @@ def _body(
 def _node(node: Any, op_def: Any | None, functions: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with a node alone, each as the end of a sentence about it."""
     if op_def is None:
-        yield f"has the unknown op {node.op!r} (is the library that defines it imported?)"
+        yield f"has the unknown op {node.op!r}"
         return
     yield from attr_faults(node, op_def)
     if node.op == "Const" and attr_of(node, "value").tensor.dtype != attr_of(node, "dtype").type:

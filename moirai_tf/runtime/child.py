@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from moirai_tf.errors import MoiraiError
+from moirai_tf.model.op_libraries import op_libraries
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,7 +49,7 @@ class Child:
         self.environment = dict(environment or {})
 
     def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """The result of a module's function, called in a new process.
+        """The result of a module's function, called in a new process with the same op libraries.
 
         Arguments and result go through files that only these two processes read; the child's own
         temporary files are beside them, and go with them however it ends.
@@ -58,7 +59,7 @@ class Child:
         """
         with tempfile.TemporaryDirectory(prefix="moirai_child_") as work:
             job, answer = Path(work) / "job", Path(work) / "answer"
-            job.write_bytes(pickle.dumps((function, args, kwargs)))
+            job.write_bytes(pickle.dumps((op_libraries(), function, args, kwargs)))
             command = [sys.executable, "-m", __name__, str(job), str(answer)]
             self._run(command, {**_inherited(), "TMPDIR": work, **self.environment})
             raised, result = pickle.loads(answer.read_bytes())
@@ -126,9 +127,10 @@ def _inherited() -> dict[str, str]:
 
 def _serve(job: Path, answer: Path) -> None:
     """The child's part."""
-    function, args, kwargs = pickle.loads(job.read_bytes())
+    libraries, function, args, kwargs = pickle.loads(job.read_bytes())
     outcome: tuple[MoiraiError | None, Any]
     try:
+        libraries.load()
         outcome = (None, function(*args, **kwargs))
     except MoiraiError as error:
         outcome = (error, None)

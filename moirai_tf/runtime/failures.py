@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from moirai_tf.errors import MoiraiError
+from moirai_tf.model.op_libraries import advice
 
 FAILURES = (tf.errors.OpError, ValueError, TypeError, OSError)
 """What TensorFlow raises for a graph that cannot be loaded or run."""
@@ -31,6 +32,13 @@ _ROOT = re.compile(r"\s+\(\d+\) ")
 """Start of one of several errors; other indented lines are code and lists."""
 _MARKS = re.compile(r"^(\(\d+\) \w+( \w+)*: +)?(\{\{\w+ \S+\}\} )*")
 
+_UNKNOWN_OP = re.compile(
+    r"Op type not registered '(?P<op>[^']+)' in binary running on (?P<host>\S+?)\.? "
+)
+_SERVERS = (
+    "TensorFlow servers need it too: import it before tf.distribute.Server, or start them with "
+    "moirai_cluster --op_library"
+)
 _INPUTS = "give inputs that the model accepts (--inputs)"
 _AGAIN = "TensorFlow itself cannot do it either"
 _CAUSES = (
@@ -38,10 +46,6 @@ _CAUSES = (
         r"No OpKernel was registered to support Op '(?P<op>\w+)'",
         "this machine has no kernel of {op} for a device that is used: use a machine and a "
         "TensorFlow that have one",
-    ),
-    (
-        r"Op type not registered '(?P<op>[^']+)'",
-        "import the library that defines {op} in every process that runs the model",
     ),
     (
         r"unknown node '(?P<node>[^']*)'",
@@ -103,6 +107,8 @@ class Failure:
     text: str
     """What was said, in one line, with the operator that said it."""
     fix: str
+    known: bool = False
+    """The cause is known, so the advice is about it."""
 
 
 def failure_of(error: BaseException, *, loading: bool = False) -> Failure:
@@ -115,9 +121,12 @@ def failure_of(error: BaseException, *, loading: bool = False) -> Failure:
     if isinstance(error, LoadingError) and error.__cause__ is not None:
         error, loading = error.__cause__, True
     whole, text = str(error), reason(error)
+    if found := _UNKNOWN_OP.search(whole):
+        where = f"the process on {found['host']} does not have {found['op']}: "
+        return Failure(text, f"{where}{advice([found['op']])}; {_SERVERS}", known=True)
     for pattern, fix in _CAUSES:
         if found := re.search(pattern, whole):
-            return Failure(text, fix.format(**found.groupdict()))
+            return Failure(text, fix.format(**found.groupdict()), known=True)
     if loading or not (isinstance(error, tf.errors.OpError) or "annot feed value" in whole):
         return Failure(text, f"{_AGAIN}: export the model again, so that it loads and runs")
     return Failure(text, _INPUTS)

@@ -26,6 +26,7 @@ from typing import Any
 
 from moirai_tf.cluster import Cluster, Device, Link
 from moirai_tf.errors import MoiraiError
+from moirai_tf.model.op_libraries import is_file, op_libraries
 from moirai_tf.runtime.cgroups import (
     MIN_SHARE,
     Controller,
@@ -90,7 +91,8 @@ def local_cluster(
 ) -> Iterator[LocalCluster]:
     """Starts one TensorFlow server per share; they and all they need are gone after the block.
 
-    They also go if this process dies, by whatever signal: a guard process sees to it.
+    They also go if this process dies, by whatever signal: a guard process sees to it. They have the
+    op libraries that this process has.
 
     Args:
       shares: the part of one core that each worker gets, above 0 and at most 1.
@@ -217,14 +219,21 @@ def start_workers(
 
     Args:
       guard: of `guarded`.
-      specs: as `worker.main` takes them, without `guard`.
+      specs: as `worker.main` takes them, without `guard` and without the op libraries, which are
+        those of this process.
       timeout_s: time for all workers to get ready.
       stack: closes the descriptors when it ends.
 
     Raises:
       MoiraiError: a worker died, or was not ready in time.
     """
-    job = {"command": [sys.executable, str(_HERE / "worker.py")], "workers": specs}
+    libraries = op_libraries()
+    ops = {
+        "op_files": [*libraries.files, *filter(is_file, libraries.named)],
+        "op_modules": [name for name in libraries.named if not is_file(name)],
+    }
+    command = [sys.executable, str(_HERE / "worker.py")]
+    job = {"command": command, "workers": [{**ops, **spec} for spec in specs]}
     assert guard.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # reading will tell
         guard.stdin.write(json.dumps(job).encode() + b"\n")

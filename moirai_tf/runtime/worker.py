@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -35,7 +36,8 @@ def main(spec: dict[str, Any]) -> None:
     Args:
       spec: `guard` (its process id), `core` (None for all, as they are), `cgroups` (directories to
         join), `addresses` of all workers, `task` (which of them this is), `threads` of either of
-        TensorFlow's pools and `environment` (variables that TensorFlow reads).
+        TensorFlow's pools, `environment` (variables that TensorFlow reads), `op_files` (shared
+        objects that define ops) and `op_modules` (modules that do).
     """
     _die_with(spec["guard"])
     os.environ.update(spec["environment"])
@@ -47,7 +49,7 @@ def main(spec: dict[str, Any]) -> None:
     # What TensorFlow prints must neither be taken for a report nor fill the guard's pipe.
     report = os.dup(1)
     os.dup2(2, 1)
-    server = _server(spec["addresses"], spec["task"], spec["threads"])
+    server = _server(spec)
     if spec["core"] is not None:
         _compute_after_messages()
         threading.Thread(target=_take_turns, daemon=True).start()
@@ -102,19 +104,24 @@ def _join(directory: str) -> None:
         file.write("0")
 
 
-def _server(addresses: list[str], task: int, threads: int) -> Any:
+def _server(spec: dict[str, Any]) -> Any:
     # The directory of this file is no place to import from.
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != here]
     import tensorflow as tf
 
+    for file in spec["op_files"]:
+        tf.load_op_library(file)
+    for module in spec["op_modules"]:
+        importlib.import_module(module)
+    threads = spec["threads"]
     config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=threads,
         inter_op_parallelism_threads=threads + _MORE_THREADS,
         device_count={"CPU": 1},
     )
     return tf.distribute.Server(
-        {"worker": addresses}, job_name="worker", task_index=task, config=config
+        {"worker": spec["addresses"]}, job_name="worker", task_index=spec["task"], config=config
     )
 
 

@@ -275,9 +275,10 @@ def _examine_run(
     except MoiraiError:
         raise
     except Exception as error:
+        failure = failure_of(error)
         what = "does not run on the workers" if loader == CLUSTER else "does not"
-        text = f"{name}: the original runs, the placed model {what}: {failure_of(error).text}"
-        found.findings.append(Finding(MODEL, text))
+        text = f"{name}: the original runs, the placed model {what}: {failure.text}"
+        found.findings.append(Finding(MODEL, text, fix=failure.fix if failure.known else ""))
         return
     tolerance = 0.0 if subject.exact(loader, grappler=grappler) else subject.tolerance
     wrong = list(_compare(name, original, placed, found.parities, tolerance))

@@ -46,6 +46,8 @@ class Finding:
     """The operators or outputs concerned."""
     device: str = ""
     """Where TensorFlow runs these operators, or what they give comes from."""
+    fix: str = ""
+    """What helps, if that is known."""
     grappler: bool = False
     """It was found in a run with Grappler, which may have caused it."""
 
@@ -145,7 +147,7 @@ def check_report(report: VerifyReport, plan: Plan | None = None) -> None:
     raise MoiraiError(
         "the placed model is not what its plan says:\n  " + "\n  ".join(shown) + more,
         why=_WHY[first.kind],
-        fix=_FIX.get(first.kind) or _advice(findings, plan),
+        fix=first.fix or _FIX.get(first.kind) or _advice(findings, plan),
     )
 
 

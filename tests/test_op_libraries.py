@@ -1,0 +1,224 @@
+"""Models with ops that TensorFlow lacks: told with what has them, run where that is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moirai_tf.errors import MoiraiError
+from moirai_tf.model.op_libraries import advice, load_op_libraries
+from moirai_tf.model.saved_model import read_saved_model
+from tests.cost_cases import saved, spec
+from tests.saved_models import edited
+from tests.test_commands import COMMANDS, run
+
+ROOT = Path(__file__).resolve().parents[1]
+CLUSTER = ROOT / "configs" / "two_local_cpus.yaml"
+
+_FAST = "repeats=1, warmup=1, grappler='off', loaders=('session',)"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shared object that defines MoiraiTwice; this process does not load it."""
+    path = tmp_path_factory.mktemp("library") / "twice.so"
+    home = Path(tf.__file__).parent
+    subprocess.run(
+        ["g++", "-std=c++17", "-shared", "-fPIC", f"-I{home / 'include'}",
+         str(ROOT / "tests" / "op_library.cc"), "-o", str(path), f"-L{home}",
+         "-l:libtensorflow_framework.so.2"],
+        check=True,
+    )  # fmt: skip
+    return path
+
+
+def _renamed(op: str) -> Callable[[Any], None]:
+    def rename(meta_graph: Any) -> None:
+        for function in meta_graph.graph_def.library.function:
+            for node in function.node_def:
+                if node.op == "Tanh":
+                    node.op = op
+                    node.attr.clear()
+
+    return rename
+
+
+@pytest.fixture(scope="module")
+def tanh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    call = tf.function(
+        lambda x: {"y": tf.sin(tf.tanh(x)) + x}, input_signature=[spec(2, 3, name="x")]
+    )
+    return saved(call, tmp_path_factory.mktemp("tanh") / "m").path
+
+
+@pytest.fixture(scope="module")
+def model(tanh: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """y = sin(twice(x)) + x."""
+    return edited(tanh, tmp_path_factory.mktemp("twice") / "m", _renamed("MoiraiTwice"))
+
+
+def _python(script: str, *arguments: object) -> str:
+    """What a script prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("op", "module", "package"),
+    [
+        ("TFText>NgramsStringJoin", "tensorflow_text", "tensorflow-text"),
+        ("SentencepieceTokenizeOp", "tensorflow_text", "tensorflow-text"),
+        ("Addons>Resampler", "tensorflow_addons", "tensorflow-addons"),
+        ("SimpleMLInferenceOpWithHandle", "tensorflow_decision_forests", "decision-forests"),
+        ("IO>DecodeJSON", "tensorflow_io", "tensorflow-io"),
+        ("SentencepieceEncodeSparse", "tf_sentencepiece", "tf-sentencepiece"),
+    ],
+)
+def test_well_known_ops_are_told_with_their_package(
+    op: str, module: str, package: str, tanh: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(MoiraiError, match=f"does not know: {op}\n") as caught:
+        read_saved_model(edited(tanh, tmp_path / "m", _renamed(op)))
+    assert f"import {module} first" in caught.value.fix
+    assert f"--op_library={module}" in caught.value.fix
+    assert package in caught.value.fix
+
+
+def test_every_op_of_tensorflow_text_is_known() -> None:
+    """The table against the registry of a process that has imported it."""
+    script = """
+import tensorflow as tf
+from tensorflow.core.framework import op_def_pb2
+from tensorflow.python.client import pywrap_tf_session as session
+def ops():
+    text = session.TF_GetBuffer(session.TF_GetAllOpList())
+    return {op.name for op in op_def_pb2.OpList.FromString(text).op}
+before = ops()
+import tensorflow_text
+print(*sorted(ops() - before))
+"""
+    names = _python(script).split()
+    assert len(names) > 20
+    assert [name for name in names if "tensorflow_text" not in advice([name])] == []
+
+
+def test_other_ops_are_all_named(tanh: Path, tmp_path: Path) -> None:
+    def rename(meta_graph: Any) -> None:
+        _renamed("NobodysOp")(meta_graph)
+        for function in meta_graph.graph_def.library.function:
+            for node in function.node_def:
+                if node.op == "Sin":
+                    node.op = "NobodysOther"
+
+    with pytest.raises(MoiraiError, match="does not know: NobodysOp, NobodysOther") as caught:
+        read_saved_model(edited(tanh, tmp_path / "m", rename))
+    assert "--op_library=path/to/ops.so" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "fix"),
+    [
+        ("no_such_module", "No module named 'no_such_module'", "pip install no_such_module"),
+        ("tensorflow_addons", "No module named", "pip install tensorflow-addons"),
+        ("/no/such/ops.so", "No such file", "give the path"),
+        (str(CLUSTER), "invalid ELF header|file too short", "a build of it for this TensorFlow"),
+    ],
+)
+def test_libraries_that_cannot_be_loaded(name: str, rule: str, fix: str) -> None:
+    with pytest.raises(MoiraiError, match=rule) as caught:
+        load_op_libraries([name])
+    assert repr(name) in caught.value.rule
+    assert fix in caught.value.fix
+
+
+def test_advice_is_followed_in_the_same_process(model: Path, library: Path, tmp_path: Path) -> None:
+    """Refused, then placed with the file as an option; x = 1 gives sin(2) + 1."""
+    script = f"""
+import sys, numpy as np, tensorflow as tf, moirai_tf
+source, library, output = sys.argv[1:]
+try:
+    moirai_tf.optimize(source, output)
+except moirai_tf.MoiraiError as error:
+    print(error)
+summary = moirai_tf.optimize(
+    source, output, {str(CLUSTER)!r}, op_library=(library,), pin=("Sin=/device:CPU:1",), {_FAST}
+)
+print("verified" if summary.report.ok else "not verified", summary.used)
+loaded = tf.saved_model.load(output).signatures["serving_default"]
+print(loaded(x=tf.ones([2, 3]))["y"].numpy()[0, 0])
+"""
+    text = _python(script, model, library, tmp_path / "placed")
+    assert "does not know: MoiraiTwice" in text
+    assert "verified" in text
+    assert text.splitlines()[-1] == str(np.float32(np.sin(np.float32(2.0)) + np.float32(1.0)))
+
+
+def test_imported_package_is_enough(tmp_path: Path) -> None:
+    """`import tensorflow_text` alone: verification's process has it too. "a b c" is three words."""
+    script = f"""
+import sys, tensorflow as tf, tensorflow_text as text, moirai_tf
+path, output = sys.argv[1:]
+tokenizer = text.WhitespaceTokenizer()
+@tf.function(input_signature=[tf.TensorSpec([2], tf.string, "x")])
+def call(x):
+    return {{"y": tokenizer.tokenize(x).row_lengths()}}
+module = tf.Module()
+module.call = call
+tf.saved_model.save(module, path, signatures=call)
+summary = moirai_tf.optimize(path, output, {str(CLUSTER)!r}, {_FAST})
+print("verified" if summary.report.ok else "not verified")
+lengths = tf.saved_model.load(output).signatures["serving_default"](tf.constant(["a b c", "d"]))
+print(lengths["y"].numpy().tolist())
+"""
+    text = _python(script, tmp_path / "m", tmp_path / "placed")
+    assert text.split("\n")[-3:-1] == ["verified", "[3, 1]"]
+    with pytest.raises(MoiraiError, match="WhitespaceTokenizeWithOffsetsV2") as caught:
+        read_saved_model(tmp_path / "m")
+    assert "--op_library=tensorflow_text" in caught.value.fix
+    script = "import sys; sys.argv[0] = 'i'; from tools.moirai_inspect import entry; entry()"
+    flags = (f"--saved_model_dir={tmp_path / 'm'}", "--op_library=tensorflow_text")
+    assert "WhitespaceTokenizeWithOffsetsV2" in _python(script, *flags)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "cluster"])
+def test_every_command_that_meets_a_model_has_the_option(command: str) -> None:
+    done = run(command, "--help")
+    assert "--op_library: module to import, or .so file to load" in done.stdout
+
+
+@pytest.mark.slow
+def test_workers_without_the_library_are_told(model: Path, library: Path, tmp_path: Path) -> None:
+    """First they lack it, then they have what the process has that starts them."""
+    script = """
+import sys, moirai_tf
+from moirai_tf.model.op_libraries import load_op_libraries
+from moirai_tf.runtime.local_cluster import local_cluster
+source, library, output = sys.argv[1:]
+with local_cluster([1.0, 1.0]) as workers:
+    load_op_libraries([library])
+    for options in ({}, {"source": "measure", "links": "cluster"}):
+        try:
+            moirai_tf.optimize(source, output, workers.cluster, verify=False, **options)
+        except moirai_tf.MoiraiError as error:
+            print(error)
+with local_cluster([1.0, 1.0]) as workers:
+    options = {"loaders": ("cluster",), "grappler": "off", "repeats": 2, "warmup": 1}
+    summary = moirai_tf.optimize(source, output, workers.cluster, **options)
+    print("verified" if summary.report.ok else "not verified")
+"""
+    text = _python(script, model, library, tmp_path / "placed")
+    assert text.count("Op type not registered 'MoiraiTwice'") == 2
+    assert "does not have MoiraiTwice" in text
+    assert "moirai_cluster --op_library" in text
+    assert text.splitlines()[-1] == "verified"
