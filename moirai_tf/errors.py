@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
 from typing import Any
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class MoiraiError(Exception):
@@ -30,3 +34,22 @@ class MoiraiError(Exception):
 def _again(rule: str, why: str, fix: str) -> MoiraiError:
     """The same error in another process."""
     return MoiraiError(rule, why=why, fix=fix)
+
+
+def file_error(what: str, error: OSError) -> MoiraiError:
+    """An error for users out of one of the file system.
+
+    Args:
+      what: what could not be done, such as `pass 'profile' cannot read or write a file`.
+      error: what the system said.
+    """
+    if error.errno in _FULL:
+        fix = "free space there, or raise its limit (ulimit -f)"
+    else:
+        fix = "choose a place that you can read and write"
+    return MoiraiError(
+        f"{what}: {error}",
+        why=f"models and tables are written whole or not at all; temporary files go to "
+        f"{tempfile.gettempdir()} (TMPDIR)",
+        fix=fix,
+    )

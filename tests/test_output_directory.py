@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from moirai_tf.errors import MoiraiError
+from moirai_tf.model import output
 from moirai_tf.model.output import publish, stage, whole_directory
 from moirai_tf.rewrite.directory import strip
 from moirai_tf.rewrite.plan_file import PLAN_FILE
@@ -217,19 +218,28 @@ def test_failure_in_the_middle_keeps_the_old_output(tmp_path: Path) -> None:
     assert digest(tmp_path) == before
 
 
+@pytest.mark.parametrize("exchange", [True, False])
 def test_failure_while_publishing_puts_the_old_output_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where directories can be exchanged at once, and where they cannot."""
     place(FOLDER / "siamese", tmp_path / "out")
     before = digest(tmp_path)
     rename = Path.rename
 
     def refuse_the_new(self: Path, target: Path) -> Path:
-        if target.name == "out" and ".old-" not in self.name:
+        if target.name == "out" and self.stat().st_ino != old:
             raise OSError("disk failure")
         return rename(self, target)
 
+    def refuse(one: Path, two: Path) -> bool:
+        if exchange:
+            raise OSError("disk failure")
+        return False
+
+    old = (tmp_path / "out").stat().st_ino
     monkeypatch.setattr(Path, "rename", refuse_the_new)
+    monkeypatch.setattr(output, "_exchanged", refuse)
     with pytest.raises(MoiraiError, match="cannot be put in its place: disk failure"):
         place(FOLDER / "siamese", tmp_path / "out", seed=5, overwrite=True)
     assert digest(tmp_path) == before

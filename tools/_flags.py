@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import types
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 from absl import app, flags
 
-from moirai_tf.errors import MoiraiError
+from moirai_tf.errors import MoiraiError, file_error
 from moirai_tf.model.op_libraries import load_op_libraries
 from moirai_tf.options import Option, options_of
 
@@ -42,6 +43,8 @@ def run(main: Callable[[], int | None]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}; every input has a flag")
         _show_progress()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _end)
         try:
             if "op_library" in flags.FLAGS:
                 load_op_libraries(flags.FLAGS["op_library"].value)
@@ -49,8 +52,19 @@ def run(main: Callable[[], int | None]) -> None:
         except MoiraiError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except OSError as error:
+            print(f"error: {file_error('a file cannot be used', error)}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 128 + signal.SIGINT
 
     app.run(guarded)
+
+
+def _end(number: int, _: object) -> None:
+    """Ends the command as an exception does, so that whatever it began is undone."""
+    raise SystemExit(128 + number)
 
 
 def _describe(module: types.ModuleType) -> None:

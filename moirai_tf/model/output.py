@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import errno
+import fcntl
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from moirai_tf.errors import MoiraiError
 from moirai_tf.model.saved_model import CPB, PB, PBTXT, SavedModel
 
 FINGERPRINT = "fingerprint.pb"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""Of Linux's renameat2."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,12 @@ class Staged:
     directory: Path
     output: Path
     overwrite: bool
+    lock: int = field(default=-1, compare=False)
+    """Descriptor that says to others that the directory is in use; -1 where there are no locks."""
+
+
+_unfinished: dict[Path, int] = {}
+"""Staged directories that are neither published nor discarded, and the process that made them."""
 
 
 def stage(output: Path, *, overwrite: bool) -> Staged:
@@ -39,9 +50,14 @@ def stage(output: Path, *, overwrite: bool) -> Staged:
     """
     output = output.resolve()
     check_output(output, overwrite=overwrite)
+    work = output.with_name(f"{_prefix(output)}{uuid.uuid4().hex}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        with _alone(output.parent):
+            _remove_abandoned(output)
+            _unfinished[work] = os.getpid()
+            work.mkdir()
+            lock = _locked(work)
     except OSError as error:
         raise MoiraiError(
             f"{output.parent} cannot be written: {error.strerror}",
@@ -49,7 +65,7 @@ def stage(output: Path, *, overwrite: bool) -> Staged:
             fix="choose an output directory in a place that you can write",
         ) from error
     work.chmod(0o755)
-    return Staged(work, output, overwrite)
+    return Staged(work, output, overwrite, lock)
 
 
 def publish(staged: Staged) -> Path:
@@ -61,6 +77,7 @@ def publish(staged: Staged) -> Path:
     check_output(staged.output, overwrite=staged.overwrite)
     try:
         _put_in_place(staged.directory, staged.output)
+        _finish(staged)
     except OSError as error:
         raise MoiraiError(
             f"{staged.output} cannot be put in its place: {error}",
@@ -74,19 +91,93 @@ def _put_in_place(directory: Path, output: Path) -> None:
     if not output.exists():
         directory.rename(output)
         return
-    old = output.with_name(f".{output.name}.old-{uuid.uuid4().hex}")
+    if _exchanged(directory, output):
+        shutil.rmtree(directory, ignore_errors=True)
+        return
+    old = output.with_name(f"{_prefix(output)}{uuid.uuid4().hex}")
     output.rename(old)
     try:
         directory.rename(output)
     except OSError:
         old.rename(output)
         raise
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(one: Path, two: Path) -> bool:
+    """Swaps two directories at once, so that at no moment one is missing; whether that worked.
+
+    Raises:
+      OSError: the file system refuses.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    names = os.fsencode(one), os.fsencode(two)
+    if rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL):
+        return False
+    raise OSError(number, os.strerror(number), str(two))
 
 
 def discard(staged: Staged) -> None:
     """Removes a staged directory that will not be published."""
-    shutil.rmtree(staged.directory, ignore_errors=True)
+    if staged.directory in _unfinished:
+        shutil.rmtree(staged.directory, ignore_errors=True)
+        _finish(staged)
+
+
+def _finish(staged: Staged) -> None:
+    _unfinished.pop(staged.directory, None)
+    if staged.lock >= 0:
+        os.close(staged.lock)
+
+
+@atexit.register
+def _discard_unfinished() -> None:
+    """An exception may come between making a directory and noting that it is to be removed."""
+    for directory, process in _unfinished.items():
+        if process == os.getpid():
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _prefix(output: Path) -> str:
+    return f".{output.name}.moirai-staged-"
+
+
+@contextmanager
+def _alone(parent: Path) -> Iterator[None]:
+    """Keeps other processes from looking for abandoned directories meanwhile."""
+    descriptor = os.open(parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(directory: Path) -> int:
+    """A descriptor that locks a directory; -1 if another process has it, or there are no locks."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return -1
+    return descriptor
+
+
+def _remove_abandoned(output: Path) -> None:
+    """Removes what processes that were killed have staged for the same output."""
+    for path in output.parent.iterdir():
+        if path.name.startswith(_prefix(output)) and path not in _unfinished:
+            lock = _locked(path)
+            if lock >= 0:
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(lock)
 
 
 @contextmanager

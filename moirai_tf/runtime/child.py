@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from moirai_tf.errors import MoiraiError
+from moirai_tf.errors import MoiraiError, file_error
 from moirai_tf.model.op_libraries import op_libraries
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_REMOVALS = 3
+"""How often the files of a child are removed: it may write more of them meanwhile."""
 _HIDDEN_GPUS = {"CUDA_VISIBLE_DEVICES": "-1", "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": ""}
 
 
@@ -57,28 +61,36 @@ class Child:
         Raises:
           MoiraiError: the function raised it, took too long, or its process died.
         """
-        with tempfile.TemporaryDirectory(prefix="moirai_child_") as work:
-            job, answer = Path(work) / "job", Path(work) / "answer"
-            job.write_bytes(pickle.dumps((op_libraries(), function, args, kwargs)))
-            command = [sys.executable, "-m", __name__, str(job), str(answer)]
-            self._run(command, {**_inherited(), "TMPDIR": work, **self.environment})
-            raised, result = pickle.loads(answer.read_bytes())
+        try:
+            with tempfile.TemporaryDirectory(prefix="moirai_child_") as work:
+                job, answer = Path(work) / "job", Path(work) / "answer"
+                job.write_bytes(pickle.dumps((op_libraries(), function, args, kwargs)))
+                command = [sys.executable, "-m", __name__, work]
+                self._run(command, {**_inherited(), "TMPDIR": work, **self.environment})
+                raised, result = pickle.loads(answer.read_bytes())
+        except OSError as error:
+            raise file_error(f"{self.purpose} cannot use a file", error) from error
         if raised is not None:
             raise raised
         returned: R = result
         return returned
 
     def _run(self, command: list[str], environment: Mapping[str, str]) -> None:
+        ours, theirs = os.pipe()  # it ends with this process, and tells the child of that
         try:
             done = subprocess.run(
-                command, env=environment, capture_output=True, timeout=self.timeout_s, check=False
-            )
+                [*command, str(ours)], env=environment, capture_output=True,
+                timeout=self.timeout_s, check=False, pass_fds=(ours,),
+            )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise MoiraiError(
                 f"{self.purpose} took longer than {self.timeout_s:g} s",
                 why="it runs the model in a process of its own, which is ended then",
                 fix=self.longer,
             ) from error
+        finally:
+            os.close(ours)
+            os.close(theirs)
         if done.returncode != 0:
             last = done.stderr.decode(errors="replace").strip().splitlines()[-3:]
             said = " | ".join(last) or "it said nothing"
@@ -125,18 +137,32 @@ def _inherited() -> dict[str, str]:
     }
 
 
-def _serve(job: Path, answer: Path) -> None:
+def _serve(work: Path) -> None:
     """The child's part."""
-    libraries, function, args, kwargs = pickle.loads(job.read_bytes())
+    libraries, function, args, kwargs = pickle.loads((work / "job").read_bytes())
     outcome: tuple[MoiraiError | None, Any]
     try:
         libraries.load()
         outcome = (None, function(*args, **kwargs))
     except MoiraiError as error:
         outcome = (error, None)
-    answer.write_bytes(pickle.dumps(outcome))
+    except OSError as error:
+        outcome = (file_error("a file cannot be used", error), None)
+    (work / "answer").write_bytes(pickle.dumps(outcome))
+
+
+def _end_with_parent(pipe: int, work: Path) -> None:
+    """Ends this process, and removes its files, when the one that started it is gone."""
+    os.read(pipe, 1)
+    for _ in range(_REMOVALS):
+        shutil.rmtree(work, ignore_errors=True)
+    os._exit(1)
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), Path(sys.argv[2]))
+    directory = Path(sys.argv[1])
+    threading.Thread(
+        target=_end_with_parent, args=(int(sys.argv[2]), directory), daemon=True
+    ).start()
+    _serve(directory)
     os._exit(0)  # TensorFlow waits at exit, for ever, for workers that are gone
