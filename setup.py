@@ -24,13 +24,13 @@ setup(
         "protobuf",
         "pyyaml>=6",
         "scipy>=1.13",
-        "tensorflow>=2.21,<2.22",
+        "tensorflow>=2.18,<2.22",
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "gurobi": ["gurobipy>=12"],
         "lint": ["mypy>=2.4,<3", "ruff>=0.17,<0.18", "types-PyYAML"],
-        "test": ["hypothesis", "keras-hub>=0.32,<0.33", "pytest>=9,<10", "pytest-xdist>=3.8"],
+        "test": ["hypothesis", "keras-hub>=0.31,<0.33", "pytest>=9,<10", "pytest-xdist>=3.8"],
     },
     entry_points={
         "console_scripts": [
