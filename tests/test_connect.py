@@ -14,8 +14,10 @@ import pytest
 import tensorflow as tf
 
 import moirai_tf
+from laboratory.emulated_gpu import servers
 from moirai_tf import Cluster, MoiraiError
-from moirai_tf.cluster import write_cluster
+from moirai_tf.cluster import read_cluster, write_cluster
+from moirai_tf.rewrite.plan_file import PLAN_FILE, plan_to_json
 from moirai_tf.runtime.local_cluster import (
     LocalCluster,
     guarded,
@@ -28,6 +30,7 @@ from tests.zoo import ZOO
 
 ZooDir = Callable[[str], Path]
 
+ROOT = Path(__file__).resolve().parent.parent
 ONE, TWO = (f"/job:worker/replica:0/task:{task}/device:CPU:0" for task in range(2))
 X = np.array([[0.0, 0.5], [1.0, -1.0]], np.float32)
 WEIGHTS = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
@@ -219,6 +222,29 @@ def test_the_servers_must_be_the_right_ones(placed: Path, workers: LocalCluster)
         moirai_tf.connect(placed, replace(workers.cluster, devices=nobody))
     with pytest.raises(MoiraiError, match=f"cluster 'small' has no '{TWO}'"):
         moirai_tf.connect(placed, Cluster("small", (one,)))
+
+
+def test_gpus_of_servers(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    """Two servers with emulated GPUs; task 1 has an `Emulated B`."""
+    entry = ZOO["mlp"]
+    cluster = read_cluster(ROOT / "configs" / "emulated_two_servers.yaml")
+    devices = (ONE, TWO, TWO.replace("CPU", "GPU"))
+    plan = place(zoo_dir("mlp"), tmp_path / "placed", seed=1, devices=devices)
+    original = tf.saved_model.load(str(zoo_dir("mlp"))).signatures[entry.signature]
+    with servers(cluster) as running:
+        for model in ("Emulated B", "Emulated A"):
+            gpu = replace(plan.devices[2], model=model)
+            text = plan_to_json(replace(plan, devices=(*plan.devices[:2], gpu)))
+            (tmp_path / "placed" / PLAN_FILE).write_text(text, encoding="utf-8")
+            if model == "Emulated B":
+                with moirai_tf.connect(tmp_path / "placed", running) as connected:
+                    outputs = connected(entry.inputs())
+                continue
+            with pytest.raises(MoiraiError, match="is 'Emulated B', but the plan was made for"):
+                moirai_tf.connect(tmp_path / "placed", running)
+    given = {name: tf.constant(value) for name, value in entry.inputs().items()}
+    for name, value in original(**given).items():
+        np.testing.assert_allclose(outputs[name], value.numpy(), rtol=1e-3, atol=1e-4)
 
 
 def test_only_servers_of_the_plan_are_needed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ import pytest
 import tensorflow as tf
 
 import moirai_tf
+from laboratory.emulated_gpu import environment
+from moirai_tf.cluster import read_cluster
 from moirai_tf.errors import MoiraiError
 from moirai_tf.rewrite.plan import Plan, PlanDevice
 from moirai_tf.rewrite.plan_file import PLAN_FILE, plan_to_json, read_plan
@@ -31,6 +34,25 @@ ZooDir = Callable[[str], Path]
 ROOT = Path(__file__).resolve().parent.parent
 CPU, GPU = "/device:CPU:0", "/device:GPU:0"
 WORKERS = tuple(f"/job:worker/replica:0/task:{task}/device:CPU:0" for task in range(2))
+
+ON_A_GPU = """
+import sys
+import moirai_tf
+from moirai_tf.runtime.devices import local_devices
+from moirai_tf.verify import VerifyOptions, verify
+print([(device.model, device.architecture) for device in local_devices()])
+original, *directories = sys.argv[1:]
+for placed in directories:
+    for act in (
+        lambda: moirai_tf.load(placed),
+        lambda: verify(original, placed, VerifyOptions(loaders=("session",), grappler="off")),
+    ):
+        try:
+            act()
+            print("ok")
+        except moirai_tf.MoiraiError as error:
+            print(error.rule)
+"""
 
 IN_A_PROCESS = """
 import sys
@@ -135,6 +157,30 @@ def test_plans_know_the_models_of_gpus(zoo_dir: ZooDir, tmp_path: Path) -> None:
         read_plan(placed)
     (placed / PLAN_FILE).write_text(json.dumps({**values, "schema": 2}))
     assert read_plan(placed).devices == (cpu, gpu)
+
+
+def test_a_gpu_of_another_model_is_refused(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    """The emulated one is an `Emulated A`. One that is missing is verified by CPUs, not loaded."""
+    cases = (("a", GPU, "Emulated A"), ("b", GPU, "B"), ("c", "/device:GPU:1", "Emulated A"))
+    for name, gpu, model in cases:
+        plan = place(zoo_dir("mlp"), tmp_path / name, seed=1, devices=(CPU, gpu))
+        devices = (plan.devices[0], replace(plan.devices[1], model=model))
+        text = plan_to_json(replace(plan, devices=devices))
+        (tmp_path / name / PLAN_FILE).write_text(text, encoding="utf-8")
+    emulated = environment(read_cluster(ROOT / "configs" / "emulated_cpu_gpu.yaml"))
+    placed = [str(tmp_path / name) for name in "abc"]
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_GPU, str(zoo_dir("mlp")), *placed],
+        cwd=ROOT, env={**os.environ, **emulated}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    here = "'/device:GPU:0' of this process is 'Emulated A', but the plan was made for 'B'"
+    gone = "this process has no device '/device:GPU:1', where the plan has operators; it has"
+    assert done.stdout.splitlines() == [
+        "[('', ''), ('Emulated A', '7.0')]",
+        *("ok", "ok"),
+        *(here, here),
+        *(f"{gone} /device:CPU:0, /device:GPU:0", "ok"),
+    ], done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
