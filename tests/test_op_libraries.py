@@ -25,18 +25,22 @@ CLUSTER = ROOT / "configs" / "two_local_cpus.yaml"
 _FAST = "repeats=1, warmup=1, grappler='off', loaders=('session',)"
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shared object that defines MoiraiTwice; this process does not load it."""
-    path = tmp_path_factory.mktemp("library") / "twice.so"
+def _compiled(path: Path, *flags: str) -> Path:
+    """A shared object that defines MoiraiTwice."""
     home = Path(tf.__file__).parent
     subprocess.run(
-        ["g++", "-std=c++17", "-shared", "-fPIC", f"-I{home / 'include'}",
+        ["g++", "-std=c++17", "-shared", "-fPIC", *flags, f"-I{home / 'include'}",
          str(ROOT / "tests" / "op_library.cc"), "-o", str(path), f"-L{home}",
          "-l:libtensorflow_framework.so.2"],
         check=True,
     )  # fmt: skip
     return path
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that this process does not load."""
+    return _compiled(tmp_path_factory.mktemp("library") / "twice.so")
 
 
 def _renamed(op: str) -> Callable[[Any], None]:
@@ -189,6 +193,33 @@ print(lengths["y"].numpy().tolist())
     script = "import sys; sys.argv[0] = 'i'; from tools.moirai_inspect import entry; entry()"
     flags = (f"--saved_model_dir={tmp_path / 'm'}", "--op_library=tensorflow_text")
     assert "WhitespaceTokenizeWithOffsetsV2" in _python(script, *flags)
+
+
+def test_file_that_needs_its_package_comes_with_it(model: Path, tmp_path: Path) -> None:
+    """A package of the user's loads a library that the one with the op needs."""
+    package = tmp_path / "twice_package"
+    package.mkdir()
+    _compiled(package / "twice.so", "-DNEEDS_HELPER")
+    (package / "helper.c").write_text("int moirai_helper(void) { return 0; }")
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", package / "helper.c", "-o", package / "helper.so"], check=True
+    )
+    (package / "__init__.py").write_text(
+        "import ctypes, os, tensorflow as tf\n"
+        "here = os.path.dirname(__file__)\n"
+        "ctypes.CDLL(os.path.join(here, 'helper.so'), ctypes.RTLD_GLOBAL)\n"
+        "tf.load_op_library(os.path.join(here, 'twice.so'))\n"
+    )
+    script = """
+import sys
+from pathlib import Path
+sys.path.append(sys.argv[1])
+import twice_package
+from moirai_tf.model.saved_model import read_saved_model
+from moirai_tf.runtime.child import Child
+print(Child("a test", timeout_s=600, longer="").call(read_saved_model, Path(sys.argv[2])).path)
+"""
+    assert _python(script, tmp_path, model).strip() == str(model)
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "cluster"])

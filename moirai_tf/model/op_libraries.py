@@ -10,7 +10,8 @@ import importlib
 import mmap
 import os
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -68,14 +69,27 @@ class OpLibraries:
     """Shared objects, in the order of their addresses."""
     named: tuple[str, ...]
     """Modules and files as `op_library` names them."""
+    packages: Mapping[str, str]
+    """File -> the imported package that it is a part of."""
+    path: tuple[str, ...]
+    """Where modules are found."""
 
     def load(self) -> None:
         """Loads them into another process.
 
+        A file that cannot be loaded alone comes with its package.
+
         Raises:
           MoiraiError: as `load_op_libraries`.
         """
-        load_op_libraries(self.files)
+        sys.path.extend(place for place in self.path if place not in sys.path)
+        for file in self.files:
+            try:
+                load_op_libraries([file])
+            except MoiraiError:
+                if file not in self.packages:
+                    raise
+                load_op_libraries([self.packages[file]])
         load_op_libraries(self.named)
 
 
@@ -85,16 +99,14 @@ def load_op_libraries(names: Iterable[str]) -> None:
     Raises:
       MoiraiError: naming the library that is missing or that cannot be loaded.
     """
-    for name in names:
+    for given in names:
+        name = os.path.abspath(given) if is_file(given) else given
         try:
-            if is_file(name):
-                tf.load_op_library(os.path.abspath(name))
-            else:
-                importlib.import_module(name)
+            tf.load_op_library(name) if is_file(name) else importlib.import_module(name)
         except Exception as error:  # modules run any code
-            raise _unloadable(name, error) from error
+            raise _unloadable(given, error) from error
         if name not in _named:
-            _named.append(os.path.abspath(name) if is_file(name) else name)
+            _named.append(name)
 
 
 def op_libraries() -> OpLibraries:
@@ -106,7 +118,21 @@ def op_libraries() -> OpLibraries:
         lines = []
     mapped = dict.fromkeys(line.split(maxsplit=5)[-1] for line in lines if ".so" in line)
     files = [p for p in mapped if not os.path.realpath(p).startswith(own) and _registers(p)]
-    return OpLibraries(tuple(files), tuple(name for name in _named if name not in files))
+    return OpLibraries(
+        tuple(files),
+        tuple(name for name in _named if name not in files),
+        {file: package for file in files if (package := _package_of(file))},
+        tuple(sys.path),
+    )
+
+
+def _package_of(file: str) -> str:
+    """The imported package in whose directory a file is; empty if there is none."""
+    for name, module in list(sys.modules.items()):
+        for place in getattr(module, "__path__", ()) if "." not in name else ():
+            if file.startswith(os.path.realpath(place) + os.sep):
+                return name
+    return ""
 
 
 def is_file(name: str) -> bool:
