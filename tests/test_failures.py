@@ -235,6 +235,22 @@ def test_function_that_raises_tells_no_traceback(tmp_path: Path) -> None:
         assert reason(caught.value) == "KeyError: 'no such key' (operator 'PyFunc')"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("  indented", "indented"),
+        ("", "ValueError"),
+        ("Graph execution error:\n\nDetected at node 'a/b' defined at (most recent call last):\n"
+         "  File \"x.py\", line 1, in <module>\n    call()\nNode: 'a/b'\nwrong",
+         "ValueError: wrong (operator 'a/b')"),
+        ("{{function_node __f_1}} {{node a}} bad value\n\t [[{{node a}}]]",
+         "ValueError: bad value (operator 'a')"),
+    ],
+)  # fmt: skip
+def test_reasons_are_never_empty(text: str, said: str) -> None:
+    assert reason(ValueError(text)) == said
+
+
 def test_first_of_several_errors_is_the_reason() -> None:
     text = (
         "Graph execution error:\n\n2 root error(s) found.\n"

@@ -21,7 +21,7 @@ from tests.cost_cases import saved, spec
 from tests.saved_models import digest
 
 ROOT = Path(__file__).resolve().parents[1]
-MOMENTS = 8
+MOMENTS = 5
 """Evenly spread over a run; the last ones come when it is over."""
 PATIENCE_S = 60.0
 
@@ -48,7 +48,8 @@ class _Run:
         command = [
             sys.executable, "-m", "tools.moirai_optimize", f"--saved_model_dir={source}",
             f"--output_dir={self.output}", f"--cluster={ROOT / 'configs' / 'two_local_cpus.yaml'}",
-            "--repeats=2", "--warmup=1", "--loaders=session", "--grappler=off", *flags,
+            "--repeats=2", "--warmup=1", "--loaders=session", "--grappler=off", "--solver=heft",
+            *flags,
         ]  # fmt: skip
         self.process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, "TMPDIR": str(self.temporary)}, text=True,

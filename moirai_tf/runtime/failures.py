@@ -138,11 +138,13 @@ def reason(error: BaseException) -> str:
     own = (line for line in whole.splitlines() if not line[:1].isspace() or _ROOT.match(line))
     lines = [_MARKS.sub("", line.strip()) for line in own]
     said = [line for line in lines if line and not _FRAME.fullmatch(line)]
-    text = said[0][:_MOST] if said else type(error).__name__
+    text = said[0][:_MOST] if said else whole.strip().partition("\n")[0][:_MOST]
+    text = text or type(error).__name__
     if not isinstance(error, tf.errors.OpError) and said:
         text = f"{type(error).__name__}: {text}"
     node = next((name for found in _NODE.finditer(whole) for name in found.groups() if name), "")
-    return text if not node or node in text else f"{text} (operator {node!r})"
+    named = not node or re.search(rf"(?<![\w/]){re.escape(node)}(?![\w/])", text)
+    return text if named else f"{text} (operator {node!r})"
 
 
 @contextmanager
