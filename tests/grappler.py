@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,11 +92,21 @@ def optimise(
 
 
 def optimise_on_gpu(
-    graph: Graph, weights: Mapping[str, np.ndarray], capability: str = "8.0"
+    graph: Graph,
+    weights: Mapping[str, np.ndarray],
+    capability: str = "8.0",
+    elsewhere: Collection[str] = (),
 ) -> Optimised:
-    """Runs Grappler on a graph whose operators are all on one virtual GPU, where they can be."""
+    """Runs Grappler on a graph whose operators are on one virtual GPU, where they can be.
+
+    Args:
+      graph: the flat graph.
+      weights: value of every `VarHandleOp`, by name.
+      capability: the GPU's compute capability.
+      elsewhere: operators that are on the CPU all the same.
+    """
     devices = {
-        operator.name: f"{TASK}/device:{_type_beside_a_gpu(operator)}:0"
+        operator.name: f"{TASK}/device:{_type_beside_a_gpu(operator, elsewhere)}:0"
         for operator in graph.operators
     }
     host = device_properties_pb2.DeviceProperties(type="CPU", frequency=2500, num_cores=8)
@@ -127,9 +137,9 @@ def kernels_of(coarse: CoarseGraph, device_type: str) -> dict[str, list[str]]:
     return found
 
 
-def _type_beside_a_gpu(operator: Operator) -> str:
+def _type_beside_a_gpu(operator: Operator, elsewhere: Collection[str]) -> str:
     host = operator.op in CLIENT_OPS or "GPU" not in operator.device_types
-    return "CPU" if host else "GPU"
+    return "CPU" if host or operator.name in elsewhere else "GPU"
 
 
 def _optimised(

@@ -93,6 +93,26 @@ def test_gpu(name: str, count: int, capability: str, zoo_dir: Callable[[str], Pa
     assert len(ours) == count
 
 
+def test_beside_a_gpu_each_device_fuses_what_its_own_rules_say(
+    zoo_dir: Callable[[str], Path],
+) -> None:
+    directory = zoo_dir("ensemble")
+    graph = grappler.flat_graph(directory, ZOO["ensemble"].inputs())
+    coarse, expansion = coarsen(graph)
+    on_cpu = {o.name for o, k in zip(graph.operators, expansion.owner, strict=True) if k % 2}
+    weights = grappler.variable_values(directory, graph)
+    optimised = grappler.optimise_on_gpu(graph, weights, elsewhere=on_cpu)
+    for device_type in ("CPU", "GPU"):
+        fused = {
+            node.name
+            for node in optimised.graph_def.node
+            if node.op.startswith("_Fused") and f"device:{device_type}" in node.device
+        }
+        ours = grappler.kernels_of(coarse, device_type)
+        assert fused == {root for root in ours if (root in on_cpu) == (device_type == "CPU")}
+        assert fused
+
+
 def test_inception_on_gpu(inception: Path) -> None:
     # Batch norm in pieces, no bias: nothing of a CPU's 19 fused convolutions is left.
     inputs = {"images": np.zeros((2, 75, 75, 3), np.float32)}

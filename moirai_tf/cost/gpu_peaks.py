@@ -19,18 +19,17 @@ _OPERATIONS_PER_MULTIPLY_ADD = 2
 
 VECTOR_SHARE = 0.85
 """Part of the peak of FP32 lanes that kernels reach. It puts ResNet-50 at a batch of 256 on a V100
-and a T4, where launches count little, at 1.35 and 0.97 of what NVIDIA published in
+and a T4, where launches count little, at 1.36 and 0.97 of what NVIDIA published in
 DeepLearningExamples (`benchmarks/gpu_peaks.py`)."""
 TENSOR_SHARE = 0.5
-"""The same of tensor cores; ResNet-50 in TF32 on an A100, batch 256, is at 0.70 with it."""
+"""The same of tensor cores; ResNet-50 in TF32 on an A100, batch 256, is at 0.71 with it."""
 BANDWIDTH_SHARE = 0.8
 """Part of the nominal memory bandwidth that kernels reach; from the same three, whose operators
 between convolutions do nothing but move their operands."""
-LAUNCH_NS = 20_000
+LAUNCH_NS = 25_000
 """What a kernel takes however little it does: mostly the host's part, where TensorFlow's executor
-prepares the operator, allocates its outputs and launches it. From ResNet-50 at batches of 1 and 2,
-where times do not depend on the batch any more: DeepLearningExamples has 3.4 to 5.3 ms for some 175
-kernels, 19 to 30 us each."""
+prepares the operator, allocates its outputs and launches it. It puts ResNet-50 at a batch of 1, 198
+kernels, at 1.02, 1.03 and 0.99 of what DeepLearningExamples has of an A100, a V100 and a T4."""
 
 
 @dataclass(frozen=True, slots=True)
