@@ -1,11 +1,16 @@
-"""Predicted against measured latency, and the speed-up, on real unequal workers.
+"""Predicted against measured latency, and the speed-up, on unequal workers and emulated GPUs.
 
 Every model is profiled and placed on every cluster, and three plans are measured in turns: the best
 single device, moirai_tf's plan, and a deliberately bad one (runs of operators dealt out in turn).
 Plans of several devices carry their order; the same placements without it are measured too.
 
+Workers are processes with a share of a core. GPUs are emulated: their time is a clock, so that a
+whole host of them can be measured on two cores.
+
     python -m benchmarks.fidelity [--models=bert,two_tower] [--clusters=equal,half,four]
         [--repeats=15] [--output=rows.json]
+    python -m benchmarks.fidelity --clusters=gpu,gpus,equal_gpus,servers \
+        --models=bert,gpt2,inception_v3,two_tower,ensemble,dlrm
 """
 
 from __future__ import annotations
@@ -13,158 +18,30 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks.cluster_models import MODELS, ClusterModel
-from moirai_tf import MoiraiItem, default_pipeline
-from moirai_tf.bench.latency import measure_latencies, ratio
-from moirai_tf.bench.models import opened, read_placed, read_signature
-from moirai_tf.cluster import Cluster
-from moirai_tf.cost import generate_inputs, predict
-from moirai_tf.cost.layouts import alone
-from moirai_tf.pipeline import need
-from moirai_tf.placement import Problem, Schedule, ready_queue
-from moirai_tf.placement.order import planned_orders
-from moirai_tf.rewrite.order import Order, plan_order
+from benchmarks.cluster_models import MODELS
+from benchmarks.emulated_clusters import emulated_cluster
+from benchmarks.measured_plans import BAD, BEST, FREE, SINGLE, Row, Settings, rows
+from laboratory import emulated_gpu
+from moirai_tf.runtime.child import Child
 from moirai_tf.runtime.local_cluster import local_cluster
-from moirai_tf.runtime.placed import write_placed
 
-_CLUSTERS = {"equal": (1.0, 1.0), "half": (1.0, 0.5), "four": (0.8, 0.6, 0.4, 0.2)}
+_WORKERS = {"equal": (1.0, 1.0), "half": (1.0, 0.5), "four": (0.8, 0.6, 0.4, 0.2)}
 _MODELS = flags.DEFINE_list("models", list(MODELS), "models to run")
-_WANTED = flags.DEFINE_list("clusters", list(_CLUSTERS), "clusters to run on")
+_WANTED = flags.DEFINE_list("clusters", list(_WORKERS), "clusters to run on")
 _REPEATS = flags.DEFINE_integer("repeats", 15, "measured rounds")
 _PROFILE_REPEATS = flags.DEFINE_integer("profile_repeats", 8, "measured runs of a profile")
 _TIME_LIMIT_S = flags.DEFINE_float("time_limit_s", 15.0, "seconds for the solver")
 _WORK = flags.DEFINE_string("work", "", "directory that keeps the models between runs")
 _OUTPUT = flags.DEFINE_string("output", "", "file that keeps the rows (JSON)")
 
-_BAD_RUN = 12
-"""Operators of the bad plan that stay together before the next device has its turn."""
 _CLEAR = 0.05
 """Predictions that differ by more must be ranked as the measurements are."""
-BEST, SINGLE, BAD = "moirai", "single", "bad"
-FREE = " unordered"
-"""After the name of a plan: its placement in the order of TensorFlow's executor."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One plan of one model on one cluster."""
-
-    model: str
-    cluster: str
-    plan: str
-    devices: int
-    status: str
-    predicted_ns: int
-    measured_ns: int
-    spread: float
-    speedup: float
-    """Best single device over this plan, paired; 1 for the single device."""
-    predicted_speedup: float
-    most_speedup: float
-    """What no placement can exceed for the costs: the proved bound and the least step."""
-
-    @property
-    def error(self) -> float:
-        """Of the prediction, relative to the measurement; positive if it promised too little."""
-        return self.predicted_ns / self.measured_ns - 1
-
-
-def bad_assignment(problem: Problem) -> list[int]:
-    """Runs of neighbouring operators go to the devices in turn; groups stay together."""
-    count = len(problem.devices)
-    chosen: dict[int, int] = {}
-    for position, operator in enumerate(problem.topological_order):
-        unit = problem.unit_of[operator]
-        if unit not in chosen:
-            wanted = position // _BAD_RUN % count
-            able = problem.unit_devices[unit]
-            chosen[unit] = wanted if wanted in able else able[0]
-    return [chosen[unit] for unit in problem.unit_of]
-
-
-def rows(name: str, known: ClusterModel, model: Path, kind: str, cluster: Cluster) -> list[Row]:
-    """Profiles, places and measures one model on one cluster."""
-    with tempfile.TemporaryDirectory() as directory:
-        work = Path(directory)
-        pipeline = default_pipeline(
-            batch_size=known.batch_size,
-            input_shapes=known.input_shapes,
-            output_dir=str(work / BEST),
-            repeats=_PROFILE_REPEATS.value,
-            warmup=3,
-            time_limit_s=_TIME_LIMIT_S.value,
-        ).without("verify")
-        item = pipeline.run(MoiraiItem(model, cluster))
-        predicted = _written(item, cluster, work)
-        placed = read_placed([work / BEST])
-        signature = read_signature(model, placed)
-        inputs = generate_inputs(signature.graph)
-        with ExitStack() as stack:
-            runs = {
-                plan: stack.enter_context(
-                    opened(work / plan, signature, inputs, cluster, timeout_s=120)
-                ).step()
-                for plan in predicted
-            }
-            found = measure_latencies(runs, repeats=_REPEATS.value, warmup=4)
-    summary = need(item.plan).summary
-    least_ns = summary["lower_bound_ns"] + need(item.costs).step.client_ns
-    used = sum(row["compute_ns"] > 0 for row in summary["devices"].values())
-    return [
-        Row(
-            model=name,
-            cluster=kind,
-            plan=plan,
-            devices={SINGLE: 1, BAD: len(cluster.devices)}.get(plan.removesuffix(FREE), used),
-            status=str(summary["status"]) if plan == BEST else "",
-            predicted_ns=predicted[plan],
-            measured_ns=found[plan].median_ns,
-            spread=found[plan].spread,
-            speedup=ratio(found[SINGLE], found[plan]),
-            predicted_speedup=predicted[SINGLE] / predicted[plan],
-            most_speedup=predicted[SINGLE] / least_ns,
-        )
-        for plan in predicted
-    ]
-
-
-def _written(item: MoiraiItem, cluster: Cluster, work: Path) -> dict[str, int]:
-    """Writes the plans beside moirai_tf's; returns what is predicted of all of them."""
-    problem, result, coarse = need(item.problem), need(item.result), need(item.coarse)
-    model, graph, plan = need(item.model), need(item.graph), need(item.plan)
-    bad = ready_queue(problem, bad_assignment(problem))
-    names = [device.name for device in cluster.devices]
-    chosen = {o.name: names[p.device] for o, p in zip(problem.operators, bad.placed, strict=True)}
-    dealt = need(item.expansion).expand(chosen)
-    order = plan_order(model, coarse, planned_orders(bad), dealt)
-
-    def predicted(schedule: Schedule, *, order_kept: bool) -> int:
-        found = predict(problem, schedule, coarse, need(item.costs), cluster.client)
-        return found.latency_ns(order_kept=order_kept)
-
-    def write(name: str, placement: Mapping[str, str], order: Order | None = None) -> None:
-        write_placed(model, graph, cluster, placement, work / name, order)
-
-    write(SINGLE, alone(graph, cluster, need(result.single_device)))
-    write(BAD, dealt, order)
-    write(BAD + FREE, dealt)
-    found = {
-        BEST: plan.summary["predicted_ns"],
-        SINGLE: predicted(need(result.single_schedule), order_kept=False),
-        BAD: predicted(bad, order_kept=True),
-        BAD + FREE: predicted(bad, order_kept=False),
-    }
-    if plan.order:
-        write(BEST + FREE, plan.placement)
-        found[BEST + FREE] = predicted(need(result.schedule), order_kept=False)
-    return found
 
 
 def ranking(found: Sequence[Row]) -> tuple[int, int]:
@@ -226,9 +103,32 @@ def built(work: Path) -> Mapping[str, Path]:
     return paths
 
 
+def measured(models: Mapping[str, Path], kind: str, settings: Settings) -> Iterator[list[Row]]:
+    """The rows of every model on one cluster."""
+    if kind in _WORKERS:
+        with local_cluster(_WORKERS[kind]) as workers:
+            for name, model in models.items():
+                yield rows(name, model, kind, workers.cluster, settings)
+        return
+    for name, model in models.items():
+        cluster = emulated_cluster(kind, MODELS[name].gpu_memory_bytes)
+        if any(device.task for device in cluster.devices):
+            with emulated_gpu.servers(cluster) as running:
+                yield rows(name, model, kind, running, settings)
+            continue
+        child = Child(
+            f"measuring {name}",
+            timeout_s=3600.0,
+            longer="measure fewer models",
+            environment=emulated_gpu.environment(cluster),
+        )
+        yield child.call(rows, name, model, kind, cluster, settings)
+
+
 def main(_: Sequence[str]) -> None:
     """Prints the table row by row, then the summary."""
     logging.set_verbosity(logging.WARNING)
+    settings = Settings(_REPEATS.value, _PROFILE_REPEATS.value, _TIME_LIMIT_S.value)
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as directory:
         models = built(Path(_WORK.value or directory))
@@ -236,11 +136,9 @@ def main(_: Sequence[str]) -> None:
               "| error | speed-up | predicted | at most |\n"
               "|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)  # fmt: skip
         for kind in _WANTED.value:
-            with local_cluster(_CLUSTERS[kind]) as workers:
-                for name, model in models.items():
-                    for row in rows(name, MODELS[name], model, kind, workers.cluster):
-                        found.append(row)
-                        print(line(row), flush=True)
+            for more in measured(models, kind, settings):
+                found.extend(more)
+                print("\n".join(map(line, more)), flush=True)
     print()
     print("\n".join(summary(found)))
     if _OUTPUT.value:

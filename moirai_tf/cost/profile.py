@@ -13,6 +13,7 @@ import tensorflow as tf
 from moirai_tf.cluster import Cluster, Device
 from moirai_tf.cost.analytical import Column, analytical
 from moirai_tf.cost.files import read_table
+from moirai_tf.cost.gpu_steps import with_rests
 from moirai_tf.cost.handling import measured_handling
 from moirai_tf.cost.inputs import Array, generate_inputs, load_inputs
 from moirai_tf.cost.measure import measure
@@ -141,13 +142,17 @@ def _profiled(
     """A table of some devices of a cluster."""
     columns: dict[str, Column] = {}
     profiles: dict[str, DeviceProfile] = {}
+    in_sessions = _measures_sessions(cluster, options)
+    facts = worker_facts(cluster) if in_sessions else {}
     measures_links = _measures_links(cluster, options)
     links = measured_links(cluster) if measures_links else ()
     handling = measured_handling(cluster) if measures_links else {}
     step = StepCost()
     slowdown: dict[str, float] = {}
-    if _measures_sessions(cluster, options):
-        step, slowdown, measured = _in_sessions(model, graph, cluster, devices, links, options)
+    if in_sessions:
+        step, slowdown, measured = _in_sessions(
+            model, graph, cluster, devices, facts, links, options
+        )
         for device in devices:
             times, profiles[device.name] = measured[device.name]
             columns[device.name] = _measured_column(graph, device, times)
@@ -175,18 +180,20 @@ def _in_sessions(
     graph: Graph,
     cluster: Cluster,
     devices: Sequence[Device],
+    facts: Mapping[str, Mapping[str, str]],
     links: Sequence[MeasuredLink],
     options: ProfileOptions,
 ) -> tuple[StepCost, dict[str, float], dict[str, tuple[list[int], DeviceProfile]]]:
     """A step's cost, slow-downs, and times of every operator on devices that Sessions reach."""
     inputs = _inputs(graph, options)
-    facts = worker_facts(cluster)
     step = measured_step_cost(graph, cluster, inputs)
     measured = measure_devices(
         model, graph, cluster, [device.name for device in devices], inputs, step, links,
         repeats=options.repeats, warmup=options.warmup,
     )  # fmt: skip
     times = {name: found for name, (found, _) in measured.items()}
+    rests = with_rests(step.device_ns, step.client_ns, {n: m for n, (_, m) in measured.items()})
+    step = StepCost(step.client_ns, rests)
     profiles = {
         device.name: DeviceProfile(device, MEASURE, measured[device.name][1], facts[device.name])
         for device in devices

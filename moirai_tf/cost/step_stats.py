@@ -6,15 +6,14 @@ window of time on one worker, knows no steps, and loses kernels that the executo
 So statistics are what times of operators on servers are taken from.
 
 A GPU's executor only launches kernels, which then run on a stream: its statistics are times of
-launches, and those of the kernels are records of their own (`runtime/gpu_records.py`). The next
-kernel is launched meanwhile, so an operator takes a GPU as long as the longer of the two.
+launches, and those of the kernels are records of their own (`runtime/gpu_records.py`).
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from moirai_tf.cost.xplane import UNKNOWN
@@ -31,13 +30,19 @@ class DeviceStep:
     """What one device did in one step."""
 
     kernel_ns: dict[int, int]
-    """Operator (or `UNKNOWN`) -> time in its kernels, on a GPU or in launching them if longer."""
+    """Operator (or `UNKNOWN`) -> time in its kernels."""
     kernels: dict[int, int]
     """Operator (or `UNKNOWN`) -> how many of its kernels ran."""
-    stream_ns: int = 0
-    """Time of all kernels on a GPU's stream; 0 for a CPU, and if nothing was recorded."""
+    wait_ns: dict[int, int] = field(default_factory=dict)
+    """Operator -> how long a GPU had nothing to do before its kernels, or took to run on the host;
+    empty for a CPU."""
     copied_ns: int = 0
     """Time of all copies from and to a GPU; 0 for a CPU."""
+
+    @property
+    def stream_ns(self) -> int:
+        """Time of all kernels on a GPU's stream; 0 for a CPU, and if nothing was recorded."""
+        return self.total_ns if self.wait_ns else 0
 
     @property
     def total_ns(self) -> int:
@@ -92,20 +97,20 @@ def _with_streams(
     _, is_gpu, index = device.rpartition("/device:GPU:")
     if not is_gpu:
         return launched
-    running_ns: dict[int, int] = {}
-    for record in gpu_kernels(step_stats, int(index)):
-        key = _owner_of(record, owner)
-        if key in launched.kernel_ns or key == UNKNOWN:
-            running_ns[key] = running_ns.get(key, 0) + record.time_ns
-    return DeviceStep(
-        {
-            key: max(launched.kernel_ns.get(key, 0), running_ns.get(key, 0))
-            for key in launched.kernel_ns.keys() | running_ns.keys()
-        },
-        launched.kernels,
-        stream_ns=sum(running_ns.values()),
-        copied_ns=sum(record.time_ns for record in gpu_copies(step_stats, int(index))),
-    )
+    ran = [(record, _owner_of(record, owner)) for record in gpu_kernels(step_stats, int(index))]
+    ran = [(record, key) for record, key in ran if key in launched.kernel_ns or key == UNKNOWN]
+    kernel_ns: dict[int, int] = {}
+    kernels: dict[int, int] = {}
+    on_stream = {key for _, key in ran}
+    wait_ns = {key: ns for key, ns in launched.kernel_ns.items() if key not in on_stream}
+    idle_ns = 0
+    for record, key in sorted(ran, key=lambda known: known[0].start_ns):
+        kernel_ns[key] = kernel_ns.get(key, 0) + record.time_ns
+        kernels[key] = kernels.get(key, 0) + 1
+        wait_ns[key] = wait_ns.get(key, 0) + (max(0, record.start_ns - idle_ns) if idle_ns else 0)
+        idle_ns = max(idle_ns, record.start_ns + record.time_ns)
+    copied_ns = sum(record.time_ns for record in gpu_copies(step_stats, int(index)))
+    return DeviceStep(kernel_ns, kernels, wait_ns, copied_ns)
 
 
 def _owner_of(record: GpuRecord, owner: Callable[[str], int | None]) -> int:

@@ -96,9 +96,15 @@ class StepCost:
     """Device -> what its taking part adds; 0 for CPUs of the client's task."""
 
     def total_ns(self, client: str, used: Iterable[str]) -> int:
-        """Fixed cost of a step in which so many devices run operators."""
-        others = {name for name in used if name != client}
-        return self.client_ns + sum(self.device_ns.get(name, 0) for name in others)
+        """Fixed cost of a step in which so many devices run operators.
+
+        Devices of one server start and answer at the same time, so the dearest of them counts.
+        """
+        by_task: dict[str, int] = {}
+        for name in set(used) - {client}:
+            task = name.rpartition("/device:")[0]
+            by_task[task] = max(by_task.get(task, 0), self.device_ns.get(name, 0))
+        return self.client_ns + sum(by_task.values())
 
 
 @dataclass(frozen=True, slots=True)

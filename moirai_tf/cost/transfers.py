@@ -45,14 +45,15 @@ def measured_links(cluster: Cluster) -> tuple[MeasuredLink, ...]:
         return ()
     config = config_pb2.ConfigProto()
     config.graph_options.rewrite_options.disable_meta_optimizer = True
-    with open_session(cluster, config=config) as opened:
-        measured: dict[tuple[str, str], list[float]] = {}
-        links = []
-        for a, b in itertools.permutations(known, 2):
-            pair = ("", "") if a.local and b.local else (a.name, b.name)
-            if pair not in measured:
+    measured: dict[tuple[str, str], list[float]] = {}
+    links = []
+    for a, b in itertools.permutations(known, 2):
+        pair = ("", "") if a.local and b.local else (a.name, b.name)
+        if pair not in measured:
+            # A Session of its own, whose tensors leave the devices with it.
+            with open_session(cluster, config=config) as opened:
                 measured[pair] = _one_way_ns(opened, a, b)
-            links.append(_fitted(a.name, b.name, measured[pair]))
+        links.append(_fitted(a.name, b.name, measured[pair]))
     return tuple(links)
 
 

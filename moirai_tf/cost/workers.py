@@ -5,9 +5,7 @@ edges let one operator run at a time, tell how the time is shared among them. Wh
 beyond its fixed cost (see `steps`) and its kernels is the executor's work for every kernel, and is
 shared evenly among them; if kernels add up to more than the step, all are scaled down.
 
-A GPU runs one kernel at a time anyway, so there the same steps are traced. What it takes beyond its
-kernels, and beyond longer launches, is what passes between kernels. If that is longer than the
-executor can explain, kernels went unseen; if they make up half of a step, the profile is refused.
+A GPU runs one kernel at a time anyway, so there the same steps are traced; see `gpu_steps`.
 """
 
 from __future__ import annotations
@@ -15,13 +13,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from moirai_tf.cluster import Cluster
+from moirai_tf.cost.gpu_steps import gpu_times
 from moirai_tf.cost.host_memory import HostMemories, Links, host_of
 from moirai_tf.cost.inputs import Array
 from moirai_tf.cost.layouts import Layout, layouts
@@ -29,8 +28,8 @@ from moirai_tf.cost.measure import loaded, runs_of
 from moirai_tf.cost.names import KernelNames
 from moirai_tf.cost.step_stats import Allocated, DeviceStep, allocated, device_steps
 from moirai_tf.cost.table import MeasuredLink, Measurement, StepCost, links_of
+from moirai_tf.cost.traced import TracedLayout, own_ns
 from moirai_tf.cost.xplane import UNKNOWN
-from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.fusion.coarsen import FuseOptions, coarsen
 from moirai_tf.graph.graph import Graph, TensorRef
@@ -41,26 +40,8 @@ from moirai_tf.runtime.devices import full_name
 from moirai_tf.runtime.placed import write_placed
 from moirai_tf.runtime.timing import elapsed_ns, warm_up
 
-_LEAST_ATTRIBUTED = 0.5
-_LONGEST_GAP_NS = 100_000
-"""Between two kernels of a GPU; the executor takes some 20 us for one, more on a busy host."""
 _KEPT = 0.5
 """Part of the traced steps that counts: those whose kernels' total is nearest the median."""
-
-
-@dataclass(frozen=True)
-class _Traced:
-    """What one layout showed of its device."""
-
-    kernel_ns: Mapping[int, float]
-    kernels: Mapping[int, float]
-    latency_ns: float
-    step_ns: float
-    spread: float
-    memory: Allocated
-    repeats: int
-    stream_ns: float
-    copied_ns: float
 
 
 def measure_devices(
@@ -96,10 +77,14 @@ def measure_devices(
         shown = layouts(graph, cluster, device)
         traced = [subject.show(layout) for layout in shown]
         fixed_ns = step_cost.total_ns(cluster.client, [device])
-        moved_ns = _moved_ns(graph, cluster, shown[0], links_of(cluster, links))
-        found[device] = _calibrated(graph, shown, traced, fixed_ns, moved_ns)
-        if _is_gpu(device):
-            _check_attributed(device, found[device][1], _kernels_expected(graph, shown))
+        by_pair, host = links_of(cluster, links), host_of(cluster, device)
+        moved_ns = _moved_ns(graph, shown[0], host, by_pair)
+        measurement = _measurement(traced, fixed_ns, moved_ns)
+        found[device] = (
+            gpu_times(graph, shown, traced, measurement, host, by_pair)
+            if _is_gpu(device)
+            else _calibrated(graph, shown, traced, measurement)
+        )
     return found
 
 
@@ -115,7 +100,7 @@ class _Subject:
     repeats: int
     warmup: int
 
-    def show(self, layout: Layout) -> _Traced:
+    def show(self, layout: Layout) -> TracedLayout:
         """Runs one layout untraced, as TensorFlow orders it, then traced, one kernel at a time."""
         with tempfile.TemporaryDirectory(prefix="moirai_profile_") as work:
             free, ordered = Path(work) / "free", Path(work) / "ordered"
@@ -146,7 +131,7 @@ class _Subject:
             warm_up(bound, self.warmup)
             return [elapsed_ns(bound) for _ in range(self.repeats)]
 
-    def _traced(self, placed: Path, device: str, latencies: Sequence[int]) -> _Traced:
+    def _traced(self, placed: Path, device: str, latencies: Sequence[int]) -> TracedLayout:
         feeds, fetches = runs_of(self.model, self.graph, self.inputs)
         fed = dict(zip(feeds, self.inputs.values(), strict=True))
         owner = KernelNames(self.graph).owner
@@ -161,9 +146,10 @@ class _Subject:
                 memory.append(allocated(metadata, device))
         kept = _middle_half(steps[self.warmup :])
         low, middle, high = np.percentile(latencies, (25, 50, 75))
-        return _Traced(
+        return TracedLayout(
             kernel_ns=_means([step.kernel_ns for step in kept]),
             kernels=_means([step.kernels for step in kept]),
+            wait_ns=_means([step.wait_ns for step in kept]),
             latency_ns=float(middle),
             step_ns=float(np.median(durations[self.warmup :])),
             spread=float((high - low) / middle),
@@ -172,39 +158,6 @@ class _Subject:
             stream_ns=float(np.mean([step.stream_ns for step in kept])),
             copied_ns=float(np.mean([step.copied_ns for step in kept])),
         )
-
-
-def _kernels_expected(graph: Graph, shown: Sequence[Layout]) -> int:
-    """How many operators of the layouts make a tensor in the memory of the GPU looked at."""
-    memories = HostMemories(graph)
-    return sum(
-        operator.resident_bytes > operator.weight_bytes
-        and not all(memories.made_on_host(TensorRef(i, p)) for p in range(len(operator.outputs)))
-        for layout in shown
-        for i, operator in enumerate(graph.operators)
-        if layout.placement[operator.name] == layout.device
-    )
-
-
-def _check_attributed(device: str, found: Measurement, kernels: int) -> None:
-    """Refuses a profile of a GPU whose kernels did not tell how long they ran."""
-    busy_ns = found.latency_ns - found.fixed_ns - found.moved_ns
-    explained_ns = found.attributed_ns + kernels * min(found.dispatch_ns, _LONGEST_GAP_NS)
-    if (found.stream_ns or not kernels) and explained_ns >= _LEAST_ATTRIBUTED * busy_ns:
-        return
-    seen = (
-        f"{kernels} operators ran there, but no kernel is on record"
-        if not found.stream_ns
-        else f"kernels of {found.stream_ns / 1e6:.3f} ms are on record"
-    )
-    raise MoiraiError(
-        f"the profile of {device!r} explains {explained_ns / 1e6:.3f} of "
-        f"{busy_ns / 1e6:.3f} ms of a step: {seen}",
-        why="kernels run after their launch; without records of them nobody knows which took long",
-        fix="allow CUPTI to record (NVIDIA: the driver's option NVreg_RestrictProfilingToAdminUsers"
-        "=0, in a container --cap-add=SYS_ADMIN) and let no other profiler run; or use "
-        "--source=analytical, or a table (--costs)",
-    )
 
 
 def _most(found: Sequence[Allocated]) -> Allocated:
@@ -227,69 +180,76 @@ def _means(rows: Sequence[Mapping[int, int]]) -> dict[int, float]:
     return sums
 
 
-def _moved_ns(graph: Graph, cluster: Cluster, layout: Layout, links: Links) -> int:
+def _moved_ns(graph: Graph, layout: Layout, host: str, links: Links) -> int:
     """Time in transfers, one after the other: feeds on their way to the device, results back.
 
-    On a GPU also tensors that change between its memory and the host's.
+    On a GPU also tensors that change between its memory and the host's, but none that is, or is
+    wanted, in host memory anyway.
     """
-    moved_ns = sum(
-        links[transfer.source, transfer.target].transfer_ns(transfer.nbytes)
-        for transfer in transfers_of(graph, layout.placement)
-    )
+    transfers = transfers_of(graph, layout.placement)
     if not _is_gpu(layout.device):
-        return moved_ns
-    memories, host = HostMemories(graph), host_of(cluster, layout.device)
-    return moved_ns + sum(
+        return sum(links[t.source, t.target].transfer_ns(t.nbytes) for t in transfers)
+    memories = HostMemories(graph)
+    crossing = (
+        links[t.source, t.target].transfer_ns(t.nbytes)
+        for t in transfers
+        if host not in (t.source, t.target)
+        or not memories.stays_on_host(TensorRef(graph.index[t.producer], t.port), t.source == host)
+    )
+    within = (
         memories.copies_ns(i, layout.device, host, links)
         for i, operator in enumerate(graph.operators)
         if layout.placement[operator.name] == layout.device
     )
+    return sum(crossing) + sum(within)
 
 
 def _is_gpu(device: str) -> bool:
     return "/device:GPU:" in device
 
 
-def _calibrated(
-    graph: Graph,
-    shown: Sequence[Layout],
-    traced: Sequence[_Traced],
-    fixed_ns: int,
-    moved_ns: int,
-) -> tuple[list[int], Measurement]:
-    """Times that add up to the untraced step, where the device ran everything."""
-    times, kernels = np.zeros(len(graph)), np.zeros(len(graph))
-    for layout, found in zip(shown, traced, strict=True):
-        for owner, kernel_ns in found.kernel_ns.items():
-            if owner != UNKNOWN and layout.placement[graph.operators[owner].name] == layout.device:
-                times[owner] = kernel_ns
-                kernels[owner] = found.kernels[owner]
-    attributed_ns = float(times.sum())
-    latency_ns = sum(found.latency_ns for found in traced)
-    unknown_ns = sum(found.kernel_ns.get(UNKNOWN, 0.0) for found in traced)
-    scale, dispatch_ns = 1.0, 0.0
-    if shown[0].whole and attributed_ns:
-        left_ns = latency_ns - fixed_ns - moved_ns - attributed_ns
-        if left_ns >= 0:
-            dispatch_ns = left_ns / float(kernels.sum())
-        else:
-            scale = max(0.5, 1 + left_ns / attributed_ns)
+def _measurement(traced: Sequence[TracedLayout], fixed_ns: int, moved_ns: int) -> Measurement:
+    """What the layouts of one device say together."""
     memory = _most([found.memory for found in traced])
-    final = times * scale + kernels * dispatch_ns
-    return [round(float(ns)) for ns in final], Measurement(
+    return Measurement(
         repeats=traced[0].repeats,
-        latency_ns=round(latency_ns),
+        latency_ns=round(sum(found.latency_ns for found in traced)),
         step_ns=round(sum(found.step_ns for found in traced)),
-        attributed_ns=round(attributed_ns),
-        unknown_ns=round(unknown_ns),
+        attributed_ns=0,
+        unknown_ns=round(sum(found.kernel_ns.get(UNKNOWN, 0.0) for found in traced)),
         spread=round(max(found.spread for found in traced), 4),
         fixed_ns=fixed_ns,
         moved_ns=moved_ns,
-        dispatch_ns=round(dispatch_ns),
-        scale=round(scale, 4),
-        pieces=len(shown),
+        pieces=len(traced),
         peak_bytes=memory.peak_bytes,
         scratch_bytes=memory.scratch_bytes,
         stream_ns=round(sum(found.stream_ns for found in traced)),
         copied_ns=round(sum(found.copied_ns for found in traced)),
+    )
+
+
+def _calibrated(
+    graph: Graph,
+    shown: Sequence[Layout],
+    traced: Sequence[TracedLayout],
+    measurement: Measurement,
+) -> tuple[list[int], Measurement]:
+    """Times that add up to the untraced step, where the device ran everything."""
+    times = own_ns(graph, shown, [found.kernel_ns for found in traced])
+    kernels = own_ns(graph, shown, [found.kernels for found in traced])
+    attributed_ns = float(times.sum())
+    scale, dispatch_ns = 1.0, 0.0
+    if shown[0].whole and attributed_ns:
+        busy_ns = measurement.latency_ns - measurement.fixed_ns - measurement.moved_ns
+        left_ns = busy_ns - attributed_ns
+        if left_ns >= 0:
+            dispatch_ns = left_ns / float(kernels.sum())
+        else:
+            scale = max(0.5, 1 + left_ns / attributed_ns)
+    final = times * scale + kernels * dispatch_ns
+    return [round(float(ns)) for ns in final], replace(
+        measurement,
+        attributed_ns=round(attributed_ns),
+        dispatch_ns=round(dispatch_ns),
+        scale=round(scale, 4),
     )

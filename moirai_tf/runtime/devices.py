@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import tensorflow as tf
 from tensorflow.core.framework import device_attributes_pb2
 from tensorflow.python.client import device_lib
 
-from moirai_tf.cluster import Cluster
+from moirai_tf.cluster import Cluster, Device
 from moirai_tf.cluster.cluster import DEVICE_TYPES
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.load import logical_cpus
@@ -23,6 +24,7 @@ _DESCRIPTION = re.compile(
     r"\bname: (?P<model>.*?), pci bus id: .*?(?:, compute capability: (?P<architecture>\S+))?$"
 )
 """`physical_device_desc` of a GPU."""
+_ANSWER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,3 +181,40 @@ def has_gpus_here(cluster: Cluster) -> bool:
     return bool(wanted) and all(
         name in here and model in ("", here[name]) for name, model in wanted.items()
     )
+
+
+def gpu_models(cluster: Cluster) -> dict[str, str]:
+    """GPU of a cluster -> its model, as it says itself; starts the GPUs of this process.
+
+    Raises:
+      MoiraiError: one is another model, or has less memory, than the cluster says.
+    """
+    gpus = [device for device in cluster.devices if device.type == "GPU"]
+    if not gpus:
+        return {}
+    addresses = cluster.addresses.values()
+    found = [d for address in addresses for d in server_devices(address, _ANSWER_S)]
+    by_name = {full_name(d.name): d for d in found or local_devices(memory=True)}
+    models = {}
+    for device in gpus:
+        there = by_name.get(full_name(device.name))
+        if there is not None:
+            _check_described(device, there)
+        models[device.name] = device.model if there is None else there.model
+    return models
+
+
+def _check_described(device: Device, there: FoundDevice) -> None:
+    if device.model and there.model and device.model != there.model:
+        raise MoiraiError(
+            f"the cluster says that {device.name!r} is {device.model!r}, but it is {there.model!r}",
+            why="operators take another time on another GPU",
+            fix="correct the cluster file; moirai_cluster --describe writes one for this machine",
+        )
+    if (device.memory_bytes or 0) > (there.memory_bytes or math.inf):
+        raise MoiraiError(
+            f"the cluster says that {device.name!r} has {device.memory_bytes} bytes, but "
+            f"TensorFlow may use {there.memory_bytes} of it",
+            why="a placement that fills a GPU beyond that fails when it is loaded or run",
+            fix="give it that memory in the cluster file, or end what else uses the GPU",
+        )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from moirai_tf.cluster import Cluster
+from moirai_tf.runtime.devices import gpu_models
 from moirai_tf.runtime.identity import check_identity
 from moirai_tf.runtime.session import ClusterSession, open_session
 
@@ -16,17 +17,19 @@ _MAX_LINES = 4096
 def worker_facts(cluster: Cluster) -> dict[str, dict[str, str]]:
     """Device -> model of its processor, the cores it may use, and memory of its machine.
 
-    What cannot be read (another system than Linux) is left out.
+    Of a GPU also its model. What cannot be read (another system than Linux) is left out.
 
     Raises:
-      MoiraiError: a worker is missing or dies, or is another one than the cluster says.
+      MoiraiError: a worker is missing or dies, or is another one than the cluster says, or a GPU
+        is another one or has less memory.
     """
     with open_session(cluster) as opened:
         check_identity(opened)
+        gpus = {name: {"gpu": model} for name, model in gpu_models(cluster).items() if model}
         by_task = {
             task: _facts(opened, task) for task in dict.fromkeys(d.task for d in cluster.devices)
         }
-    return {device.name: by_task[device.task] for device in cluster.devices}
+    return {d.name: {**by_task[d.task], **gpus.get(d.name, {})} for d in cluster.devices}
 
 
 def _facts(opened: ClusterSession, task: str) -> dict[str, str]:

@@ -1,0 +1,155 @@
+"""Three plans of one model, written, predicted and measured in turns on one cluster."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.cluster_models import MODELS
+from moirai_tf import MoiraiItem, default_pipeline
+from moirai_tf.bench.latency import measure_latencies, ratio
+from moirai_tf.bench.models import opened, read_placed, read_signature
+from moirai_tf.cluster import Cluster
+from moirai_tf.cost import generate_inputs, predict
+from moirai_tf.cost.layouts import alone
+from moirai_tf.pipeline import need
+from moirai_tf.placement import Problem, Schedule, ready_queue
+from moirai_tf.placement.order import planned_orders
+from moirai_tf.rewrite.order import Order, plan_order
+from moirai_tf.runtime.placed import write_placed
+
+_BAD_RUN = 12
+"""Operators of the bad plan that stay together before the next device has its turn."""
+BEST, SINGLE, BAD = "moirai", "single", "bad"
+FREE = " unordered"
+"""After the name of a plan: its placement in the order of TensorFlow's executor."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One plan of one model on one cluster."""
+
+    model: str
+    cluster: str
+    plan: str
+    devices: int
+    status: str
+    predicted_ns: int
+    measured_ns: int
+    spread: float
+    speedup: float
+    """Best single device over this plan, paired; 1 for the single device."""
+    predicted_speedup: float
+    most_speedup: float
+    """What no placement can exceed for the costs: the proved bound and the least step."""
+
+    @property
+    def error(self) -> float:
+        """Of the prediction, relative to the measurement; positive if it promised too little."""
+        return self.predicted_ns / self.measured_ns - 1
+
+
+def bad_assignment(problem: Problem) -> list[int]:
+    """Runs of neighbouring operators go to the devices in turn; groups stay together."""
+    count = len(problem.devices)
+    chosen: dict[int, int] = {}
+    for position, operator in enumerate(problem.topological_order):
+        unit = problem.unit_of[operator]
+        if unit not in chosen:
+            wanted = position // _BAD_RUN % count
+            able = problem.unit_devices[unit]
+            chosen[unit] = wanted if wanted in able else able[0]
+    return [chosen[unit] for unit in problem.unit_of]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is measured."""
+
+    repeats: int
+    profile_repeats: int
+    time_limit_s: float
+
+
+def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings) -> list[Row]:
+    """Profiles, places and measures one model on one cluster."""
+    known = MODELS[name]
+    has_gpus = any(device.type == "GPU" for device in cluster.devices)
+    batch_size = known.gpu_batch_size if has_gpus else known.batch_size
+    with tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
+        pipeline = default_pipeline(
+            batch_size=batch_size,
+            input_shapes=known.input_shapes(batch_size),
+            output_dir=str(work / BEST),
+            repeats=settings.profile_repeats,
+            warmup=3,
+            time_limit_s=settings.time_limit_s,
+        ).without("verify")
+        item = pipeline.run(MoiraiItem(model, cluster))
+        predicted = _written(item, cluster, work)
+        placed = read_placed([work / BEST])
+        signature = read_signature(model, placed)
+        inputs = generate_inputs(signature.graph)
+        with ExitStack() as stack:
+            runs = {
+                plan: stack.enter_context(
+                    opened(work / plan, signature, inputs, cluster, timeout_s=120)
+                ).step()
+                for plan in predicted
+            }
+            found = measure_latencies(runs, repeats=settings.repeats, warmup=4)
+    summary = need(item.plan).summary
+    least_ns = summary["lower_bound_ns"] + need(item.costs).step.client_ns
+    used = sum(row["compute_ns"] > 0 for row in summary["devices"].values())
+    return [
+        Row(
+            model=name,
+            cluster=kind,
+            plan=plan,
+            devices={SINGLE: 1, BAD: len(cluster.devices)}.get(plan.removesuffix(FREE), used),
+            status=str(summary["status"]) if plan == BEST else "",
+            predicted_ns=predicted[plan],
+            measured_ns=found[plan].median_ns,
+            spread=found[plan].spread,
+            speedup=ratio(found[SINGLE], found[plan]),
+            predicted_speedup=predicted[SINGLE] / predicted[plan],
+            most_speedup=predicted[SINGLE] / least_ns,
+        )
+        for plan in predicted
+    ]
+
+
+def _written(item: MoiraiItem, cluster: Cluster, work: Path) -> dict[str, int]:
+    """Writes the plans beside moirai_tf's; returns what is predicted of all of them."""
+    problem, result, coarse = need(item.problem), need(item.result), need(item.coarse)
+    model, graph, plan = need(item.model), need(item.graph), need(item.plan)
+    bad = ready_queue(problem, bad_assignment(problem))
+    names = [device.name for device in cluster.devices]
+    chosen = {o.name: names[p.device] for o, p in zip(problem.operators, bad.placed, strict=True)}
+    dealt = need(item.expansion).expand(chosen)
+    order = plan_order(model, coarse, planned_orders(bad), dealt)
+
+    def predicted(schedule: Schedule, *, order_kept: bool) -> int:
+        found = predict(problem, schedule, coarse, need(item.costs), cluster.client)
+        return found.latency_ns(order_kept=order_kept)
+
+    def write(name: str, placement: Mapping[str, str], order: Order | None = None) -> None:
+        write_placed(model, graph, cluster, placement, work / name, order)
+
+    write(SINGLE, alone(graph, cluster, need(result.single_device)))
+    write(BAD, dealt, order)
+    write(BAD + FREE, dealt)
+    found = {
+        BEST: plan.summary["predicted_ns"],
+        SINGLE: predicted(need(result.single_schedule), order_kept=False),
+        BAD: predicted(bad, order_kept=True),
+        BAD + FREE: predicted(bad, order_kept=False),
+    }
+    if plan.order:
+        write(BEST + FREE, plan.placement)
+        found[BEST + FREE] = predicted(need(result.schedule), order_kept=False)
+    return found

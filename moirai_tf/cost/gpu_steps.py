@@ -1,0 +1,119 @@
+"""What the operators of a GPU take, from traced steps of it.
+
+A GPU runs what is launched, one kernel after the other. Kernels tell how long they ran; between two
+of them the GPU waits, because the host has not launched the next one yet or a tensor is on its way.
+Three parts make up a step: kernels, the waits before them, and a rest, which is there whatever runs
+(the first launch, the last answer). Kernels and waits are the operators'; the rest is fixed.
+
+Traced steps are slower between kernels, so waits are scaled down to what an untraced step has room
+for. A rest that is most of a step means that kernels went unseen: such a profile is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from moirai_tf.cost.host_memory import HostMemories, Links
+from moirai_tf.cost.layouts import Layout
+from moirai_tf.cost.table import Measurement
+from moirai_tf.cost.traced import TracedLayout, own_ns
+from moirai_tf.errors import MoiraiError
+from moirai_tf.graph.graph import Graph, TensorRef
+
+_LEAST_ATTRIBUTED = 0.5
+_LARGEST_REST_NS = 500_000
+"""A rest up to this may be more than half of a step: small models are over sooner than answered."""
+
+
+def gpu_times(
+    graph: Graph,
+    shown: Sequence[Layout],
+    traced: Sequence[TracedLayout],
+    measurement: Measurement,
+    host: str,
+    links: Links,
+) -> tuple[list[int], Measurement]:
+    """Nanoseconds of every operator on a GPU, and what the profile says of itself.
+
+    Args:
+      graph: the flat graph.
+      shown: the placements that were run; their device is the GPU.
+      traced: what each showed.
+      measurement: what is known of the profile already.
+      host: the CPU of the GPU's server.
+      links: (source, target) -> link.
+
+    Raises:
+      MoiraiError: kernels are not on record.
+    """
+    device = shown[0].device
+    memories = HostMemories(graph)
+    kernels = own_ns(graph, shown, [found.kernel_ns for found in traced])
+    waits = own_ns(graph, shown, [found.wait_ns for found in traced])
+    # What a tensor takes that changes memory within the GPU is charged with the links' times.
+    copies = [
+        memories.copies_ns(i, device, host, links) if waits[i] else 0 for i in range(len(graph))
+    ]
+    waits = np.maximum(0.0, waits - np.array(copies, dtype=float))
+    rest_ns, scale = 0.0, 1.0
+    if shown[0].whole:
+        busy_ns = measurement.latency_ns - measurement.fixed_ns - measurement.moved_ns
+        left_ns = max(0.0, busy_ns - float(kernels.sum()))
+        scale = min(1.0, left_ns / float(waits.sum())) if waits.any() else 1.0
+        rest_ns = left_ns - scale * float(waits.sum())
+    found = replace(
+        measurement,
+        attributed_ns=round(float(kernels.sum() + scale * waits.sum())),
+        dispatch_ns=round(scale * float(waits.sum()) / max(1, int(np.count_nonzero(kernels)))),
+        scale=round(scale, 4),
+        fixed_ns=measurement.fixed_ns + round(rest_ns),
+    )
+    expected = _kernels_expected(graph, shown, memories)
+    if (expected and not found.stream_ns) or (
+        rest_ns > max(_LARGEST_REST_NS, _LEAST_ATTRIBUTED * (rest_ns + found.attributed_ns))
+    ):
+        raise _unseen(device, found, rest_ns, expected)
+    return [round(float(ns)) for ns in kernels + scale * waits], found
+
+
+def _kernels_expected(graph: Graph, shown: Sequence[Layout], memories: HostMemories) -> int:
+    """How many operators of the layouts make a tensor in the GPU's memory."""
+    return sum(
+        operator.resident_bytes > operator.weight_bytes
+        and not all(memories.made_on_host(TensorRef(i, p)) for p in range(len(operator.outputs)))
+        for layout in shown
+        for i, operator in enumerate(graph.operators)
+        if layout.placement[operator.name] == layout.device
+    )
+
+
+def _unseen(device: str, found: Measurement, rest_ns: float, expected: int) -> MoiraiError:
+    seen = (
+        f"kernels of {found.stream_ns / 1e6:.3f} ms are on record"
+        if found.stream_ns
+        else f"{expected} operators computed there, but no kernel is on record"
+    )
+    whole_ms = (rest_ns + found.attributed_ns) / 1e6
+    return MoiraiError(
+        f"the profile of {device!r} explains {found.attributed_ns / 1e6:.3f} of {whole_ms:.3f} ms "
+        f"of a step: {seen}",
+        why="kernels run after their launch; without records of them nobody knows which took long",
+        fix="allow CUPTI to record (NVIDIA: the driver's option NVreg_RestrictProfilingToAdminUsers"
+        "=0, in a container --cap-add=SYS_ADMIN) and let no other profiler run; or use "
+        "--source=analytical, or a table (--costs)",
+    )
+
+
+def with_rests(
+    device_ns: Mapping[str, int], client_ns: int, measured: Mapping[str, Measurement]
+) -> dict[str, int]:
+    """What taking part adds to a step, with the rests of GPUs that their profiles found."""
+    return {
+        name: measured[name].fixed_ns - client_ns
+        if "/device:GPU:" in name and name in measured
+        else ns
+        for name, ns in device_ns.items()
+    }
