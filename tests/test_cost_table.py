@@ -199,10 +199,13 @@ def test_tables_of_other_models_do_not_merge(table):
 
 
 def test_step_cost_counts_every_other_worker_once():
-    # Client 700; d1 adds 30, d2 adds 50; the client itself adds nothing.
-    step = StepCost(700, {"d1": 30, "d2": 50})
-    assert step.total_ns("client", ["client"]) == 700
-    assert step.total_ns("client", ["d1", "client", "d2", "d1"]) == 780
+    # Client 700; task 1 adds 30, task 2 the more of its CPU's 50 and its GPU's 80; the client none.
+    one, two, client = (f"/job:worker/replica:0/task:{n}/device:CPU:0" for n in (1, 2, 0))
+    gpu = two.replace("CPU", "GPU")
+    step = StepCost(700, {one: 30, two: 50, gpu: 80})
+    assert step.total_ns(client, [client]) == 700
+    assert step.total_ns(client, [one, client, two, one]) == 780
+    assert step.total_ns(client, [one, two, gpu]) == 810
 
 
 def test_handling_grows_with_the_tensor():
