@@ -77,7 +77,7 @@ def gpu_row(name: str, directory: Path) -> Iterator[str]:
     on_cpu = grappler.optimise(graph, weights, [0] * len(graph))
     on_gpu = grappler.optimise_on_gpu(graph, weights)
     fused = {n.name for n in on_gpu.graph_def.node if n.op.startswith("_Fused")}
-    left = {n.name for n in on_gpu.graph_def.node if n.op not in ("Identity", "Const")}
+    left = on_gpu.working.keys()
     kernels = [{root, *others} for root, others in
                grappler.kernels_of(coarsen(graph)[0], "GPU").items()]  # fmt: skip
     ours = [kernel for kernel in kernels if len(kernel & left) == 1]

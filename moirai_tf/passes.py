@@ -103,7 +103,7 @@ class Profile(ProfileOptions, Pass):
 
     def precheck(self, item: MoiraiItem) -> None:
         """Refuses GPUs that TensorFlow knows nothing of, unless a table does."""
-        if not self.costs:
+        if not self.costs or self.refresh:
             require_gpu_kernels([d.name for d in item.cluster.devices if d.type == "GPU"])
 
     def __call__(self, item: MoiraiItem) -> MoiraiItem:

@@ -39,6 +39,16 @@ class Optimised:
         return sum(node.op != "Const" for node in self.graph_def.node)
 
     @property
+    def working(self) -> dict[str, str]:
+        """Name, as it was before, and op of each node that is neither constant nor identity."""
+        folded = "ArithmeticOptimizer/FoldTransposeIntoMatMul_"
+        return {
+            node.name.replace(folded, ""): node.op
+            for node in self.graph_def.node
+            if node.op not in ("Const", "Identity")
+        }
+
+    @property
     def fused(self) -> dict[tuple[str, str], frozenset[str]]:
         """(op, work) of each operator that Grappler fused -> the ops it holds besides.
 
