@@ -28,6 +28,7 @@ def main() -> None:
         "port": _port(),
         "later_steps": _later_steps(),
         "channels_first": _channels_first(),
+        "refused": _refused(),
         "recurrent": {mode: _recurrent(mode) for mode in ("lstm", "gru")},
     }
     print(json.dumps(facts))
@@ -140,6 +141,17 @@ def _channels_first() -> float:
             tf.nn.conv2d(x, w, [1, 2, 1, 1], "SAME"), [1, 2, 3, 1], [1, 2, 1, 1], "VALID"
         )
     return float(np.abs(first.numpy().transpose(0, 2, 3, 1) - last.numpy()).max())
+
+
+def _refused() -> str:
+    """What an operator says that is not emulated."""
+    with tf.device("/GPU:0"):
+        variable = tf.Variable([1.0])
+        try:
+            variable.assign_add([2.0])
+        except tf.errors.UnimplementedError as error:
+            return error.message
+    return ""
 
 
 def _recurrent(mode: str) -> float:

@@ -26,10 +26,10 @@ def cluster(name: str) -> Cluster:
     return read_cluster(ROOT / "configs" / f"emulated_{name}.yaml")
 
 
-def run(module: str, *arguments: str, steps: int | None = None) -> Any:
+def run(module: str, *arguments: str, cuda_properties: bool = False) -> Any:
     """The JSON that a module prints as its last line, run with the four GPUs."""
-    more = {} if steps is None else {"MOIRAI_EMULATED_GPU_COMPUTE_STEPS": str(steps)}
-    environment = {**os.environ, **emulated_gpu.environment(cluster("four_gpus")), **more}
+    more = emulated_gpu.environment(cluster("four_gpus"), cuda_properties=cuda_properties)
+    environment = {**os.environ, **more}
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
@@ -124,6 +124,10 @@ def test_channels_first_is_right(facts: Any) -> None:
     assert facts["channels_first"] < 1e-5
 
 
+def test_what_is_not_emulated_fails_by_name(facts: Any) -> None:
+    assert "AssignAddVariableOp is not emulated" in facts["refused"]
+
+
 def test_layers_of_cudnn_are_right(facts: Any) -> None:
     assert facts["recurrent"]["lstm"] < 1e-6
     assert facts["recurrent"]["gru"] < 1e-6
@@ -147,10 +151,17 @@ def test_models_compute_what_they_compute_on_the_cpu(zoo_dir: Callable[[str], Pa
         assert {*results[name]["on_cpu"]} <= host, (name, results[name])
 
 
+def test_grappler_changes_layouts_if_it_knows_the_gpus(zoo_dir: Callable[[str], Path]) -> None:
+    argument = f"module={zoo_dir('module')}"
+    result = run("tests.emulated_gpu_zoo", argument, cuda_properties=True)["module"]
+    assert result["difference"] < 1e-5
+    assert "Transpose" in result["kernels"]  # the images, to NCHW
+
+
 def test_a_description_has_gpus_and_links() -> None:
     lines = describe(cluster("two_servers"), "/job:worker/replica:0/task:1").splitlines()
     # 2 x 64 lanes x 8 multiprocessors x 1000 MHz
-    gpu = "512000000 1024000000000 160000000000 20000 1.0 7.5 Emulated B"
+    gpu = "512000000 8 1000 1024000000000 160000000000 20000 1.0 7.5 Emulated B"
     assert lines[:2] == [f"gpu 0 {gpu}", f"gpu 1 {gpu}"]
     assert "link -1 1 100000 6000000000" in lines
     assert len(lines) == 2 + 6  # 3 devices linked both ways; not to the other server

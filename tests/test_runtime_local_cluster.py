@@ -329,7 +329,7 @@ def test_the_next_start_removes_groups_of_a_dead_guard() -> None:
 def guards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Process ids of the guards that the test starts."""
     started: list[int] = []
-    start = module._guard
+    start = module.guarded
 
     @contextlib.contextmanager
     def noted(controllers: list[Controller]) -> Iterator[subprocess.Popen[bytes]]:
@@ -337,7 +337,7 @@ def guards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             started.append(guard.pid)
             yield guard
 
-    monkeypatch.setattr(module, "_guard", noted)
+    monkeypatch.setattr(module, "guarded", noted)
     return started
 
 

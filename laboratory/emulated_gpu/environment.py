@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 
@@ -24,7 +25,9 @@ _LANES: Mapping[str, int] = {
 Guide, "Throughput of Native Arithmetic Instructions"."""
 
 
-def environment(cluster: Cluster, task: str = "") -> dict[str, str]:
+def environment(
+    cluster: Cluster, task: str = "", *, cuda_properties: bool = False
+) -> dict[str, str]:
     """Variables under which a new process with TensorFlow has the GPUs of a task of the cluster.
 
     The plugin is compiled if it is not there yet. A process that has TensorFlow is too late.
@@ -33,13 +36,18 @@ def environment(cluster: Cluster, task: str = "") -> dict[str, str]:
       cluster: what is emulated: models, memory, speeds and links of its GPUs. Kernels take the
         launch overhead + the larger of floating-point operations / peak and bytes / bandwidth.
       task: as in the names of its devices (`/job:worker/replica:0/task:1`); empty for this machine.
+      cuda_properties: whether Grappler can ask CUDA what the GPUs are, as where they are real. It
+        then optimizes layouts for them (NCHW); otherwise it takes them for unknown devices.
 
     Raises:
       MoiraiError: the task has no GPU or no CPU, a GPU lacks a property that its times follow from,
         or the plugin cannot be compiled.
     """
+    plugin = built_plugin()
+    libraries = [str(plugin.parent), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
     return {
-        "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": str(built_plugin()),
+        **({"LD_LIBRARY_PATH": ":".join(libraries)} if cuda_properties else {}),
+        "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": str(plugin),
         "CUDA_VISIBLE_DEVICES": "-1",  # a real GPU would be there beside them
         # At the end of a step a thread waits for each GPU. By default there are as many threads as
         # cores, which hosts with several GPUs have more of than whoever emulates them.
@@ -83,8 +91,8 @@ def _properties(gpu: Device) -> str:
     launch_ns = LAUNCH_NS if gpu.launch_ns is None else gpu.launch_ns
     model = re.sub(r"\s+", " ", gpu.model).strip() or "Emulated GPU"
     return (
-        f"{gpu.memory_bytes} {peak_flops_per_s(gpu)} {gpu.memory_bytes_per_s} {launch_ns} "
-        f"{gpu.speed!r} {gpu.architecture} {model}"
+        f"{gpu.memory_bytes} {gpu.num_cores} {gpu.frequency_mhz} {peak_flops_per_s(gpu)} "
+        f"{gpu.memory_bytes_per_s} {launch_ns} {gpu.speed!r} {gpu.architecture} {model}"
     )
 
 

@@ -2,12 +2,16 @@
 
 TensorFlow's wheel registers its CUDA kernels whether there is a GPU or not. Each gets a twin with
 the same types and the same arguments in host memory, and a higher priority, so that the same graphs
-have the same kernels, and the same copies, as on a real GPU.
+have the same kernels, and the same copies, as on a real GPU. Those that cannot be emulated fail,
+where TensorFlow's own would crash on a device without CUDA.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from tensorflow.core.framework import types_pb2
+from tensorflow.python.framework import kernels, op_def_registry
 
 from moirai_tf.errors import MoiraiError
 
@@ -25,10 +29,25 @@ _OWN = frozenset({
 })  # fmt: skip
 """Kernels that launch nothing on a real GPU either: they pass buffers on, or know only shapes."""
 
-_FOREIGN = ("Xla", "_Xla", "Collective", "Nccl", "_Nccl", "SparseMatrix", "CSR")
-"""Beginnings of operators that only real GPUs have, or that speak to other devices."""
+_HOST = (
+    "Anonymous", "BatchFunction", "Collective", "DeleteIterator", "DummyIterationCounter", "Fact",
+    "GetOptions", "IsTensorFloat32Enabled", "Iterator", "MakeIterator", "Ref", "SleepOp",
+    "StatelessRandomGet", "TensorArrayClose", "TensorArrayRead", "TensorArraySize",
+    "TensorArrayWrite", "_CopyFrom", "_ScopedAllocator",
+)  # fmt: skip
+"""Beginnings of more of these: data sets, references, what other devices are told."""
 
-_FOREIGN_PARTS = ("Dataset", "Iterator", "ScopedAllocator", "ParallelConcat", "CSRSparse", "Debug")
+_HOST_TOO = frozenset({"TensorArray", "TensorArrayV2", "TensorArrayV3"})
+
+_FOREIGN = ("CSR", "Debug", "Nccl", "ParallelConcat", "SparseMatrix", "Xla", "_Nccl",
+            "_ParallelConcat", "_Xla")  # fmt: skip
+"""Beginnings of operators that a kernel on a CPU does not replace."""
+
+_COMPILED = frozenset({
+    "XlaConvV2", "XlaDotV2", "XlaDynamicSlice", "XlaDynamicUpdateSlice", "XlaEinsum", "XlaGather",
+    "XlaPad", "XlaSort",
+})  # fmt: skip
+"""Operators that TensorFlow compiles for a CPU one by one, as it does for a GPU."""
 
 _WRITTEN = frozenset({"CudnnRNN", "CudnnRNNV2", "CudnnRNNV3"})
 """Operators without a kernel on CPUs that the plugin computes itself."""
@@ -43,14 +62,12 @@ def kernel_table() -> str:
     Raises:
       MoiraiError: this TensorFlow has no kernels for GPUs.
     """
-    from tensorflow.python.framework import kernels
-
     known = kernels.get_all_registered_kernels().kernel
     computable = _WRITTEN | {kernel.op for kernel in known if kernel.device_type == "CPU"}
     twins = {
-        _twin(kernel): kernel.op
+        _twin(kernel): (kernel.op, kernel.op in computable and _emulated(kernel.op))
         for kernel in known
-        if kernel.device_type == "GPU" and kernel.op in computable and _launches(kernel)
+        if kernel.device_type == "GPU" and _launches(kernel)
     }
     if not twins:
         raise MoiraiError(
@@ -58,7 +75,10 @@ def kernel_table() -> str:
             why="an emulated GPU has the kernels that TensorFlow has for real ones",
             fix="install the wheel `tensorflow` in the place of `tensorflow-cpu`",
         )
-    rows = [f'    {{"{op}", {_literal(data)}}},' for data, op in sorted(twins.items())]
+    rows = [
+        f'    {{"{op}", {_literal(data)}, {int(emulated)}}},'
+        for data, (op, emulated) in sorted(twins.items())
+    ]
     return "\n".join([
         '#include "emulated_gpu.h"',
         "const KernelEntry kernel_table[] = {",
@@ -70,26 +90,26 @@ def kernel_table() -> str:
 
 
 def _launches(kernel: Any) -> bool:
-    """Whether a real GPU would run CUDA code, and the CPU's kernel can do it instead."""
-    from tensorflow.python.framework import op_def_registry
-
+    """Whether a real GPU would run CUDA code."""
     op = op_def_registry.get(kernel.op)
-    if op is None or kernel.priority >= _PRIORITY or kernel.label or kernel.op in _OWN:
+    if op is None or kernel.priority >= _PRIORITY or kernel.label:
         return False
-    if kernel.op.startswith(_FOREIGN) or any(part in kernel.op for part in _FOREIGN_PARTS):
+    if kernel.op in _OWN | _HOST_TOO or kernel.op.startswith(_HOST) or "Dataset" in kernel.op:
         return False
+    # With all arguments in host memory it is the CPU's kernel already.
     arguments = [*op.input_arg, *op.output_arg]
-    if all(argument.name in kernel.host_memory_arg for argument in arguments):
-        return False  # it is the CPU's kernel already
-    if kernel.op in _READS_VARIABLE:
+    return not all(argument.name in kernel.host_memory_arg for argument in arguments)
+
+
+def _emulated(name: str) -> bool:
+    """Whether the plugin can do what the kernel does, if there is one on CPUs."""
+    if name in _READS_VARIABLE | _COMPILED:
         return True
-    return not any(argument.is_ref or _is_resource(argument) for argument in arguments)
-
-
-def _is_resource(argument: Any) -> bool:
-    from tensorflow.core.framework import types_pb2
-
-    return bool(argument.type == types_pb2.DT_RESOURCE)
+    op = op_def_registry.get(name)
+    arguments = [*op.input_arg, *op.output_arg]
+    return not name.startswith(_FOREIGN) and not any(
+        argument.is_ref or argument.type == types_pb2.DT_RESOURCE for argument in arguments
+    )
 
 
 def _twin(kernel: Any) -> bytes:

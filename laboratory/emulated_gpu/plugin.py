@@ -52,7 +52,8 @@ def _cache() -> Path:
 
 def _fingerprint(library: Path, version: str) -> str:
     digest = hashlib.sha256(version.encode())
-    for path in sorted([*_SOURCE.iterdir(), *Path(__file__).parent.glob("*.py")]):
+    sources = [path for path in _SOURCE.rglob("*") if path.is_file()]
+    for path in sorted([*sources, *Path(__file__).parent.glob("*.py")]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     # The wheels tensorflow and tensorflow-cpu have the same version and other kernels.
     for path in sorted(library.glob("libtensorflow_*.so.2")):
@@ -82,12 +83,24 @@ def _build(folder: Path, library: Path, flags: list[str]) -> None:
         sources = [str(path) for path in sorted(_SOURCE.glob("*.c"))]
         target = ["-shared", "-o", str(work / _NAME), *sources, str(table), *objects]
         _run(["-std=gnu11", *common, *target, *libraries, "-lstdc++", "-lm"])
+        _build_cudart(work, common, library)
         try:
             work.rename(folder)
         except OSError:
             if not (folder / _NAME).exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 work.rename(folder)
+
+
+def _build_cudart(work: Path, common: list[str], library: Path) -> None:
+    """The stand-in for CUDA's runtime, under the name by which this TensorFlow opens it."""
+    import tensorflow as tf
+
+    major = str(tf.sysconfig.get_build_info()["cuda_version"]).partition(".")[0]
+    headers = library / "include/third_party/gpus/cuda/include"
+    sources = [str(_SOURCE / "cudart/cudart.c"), str(_SOURCE / "description.c")]
+    target = ["-shared", "-o", str(work / f"libcudart.so.{major}"), *sources]
+    _run(["-std=gnu11", *common, f"-I{headers}", *target, f"-Wl,-soname,libcudart.so.{major}"])
 
 
 def _run(arguments: list[str]) -> None:

@@ -16,7 +16,9 @@ _JOB = "/job:worker/replica:0/task:"
 
 
 @contextlib.contextmanager
-def servers(cluster: Cluster, *, startup_timeout_s: float = 120.0) -> Iterator[Cluster]:
+def servers(
+    cluster: Cluster, *, cuda_properties: bool = False, startup_timeout_s: float = 120.0
+) -> Iterator[Cluster]:
     """Starts one server for every task of a cluster; gives the cluster with their addresses.
 
     Servers are processes of this machine, whose cores they share; their GPUs are those of the
@@ -24,6 +26,7 @@ def servers(cluster: Cluster, *, startup_timeout_s: float = 120.0) -> Iterator[C
 
     Args:
       cluster: its tasks are those of the job `worker`, numbered from 0; addresses do not matter.
+      cuda_properties: as of `environment`.
       startup_timeout_s: time for all servers to get ready.
 
     Raises:
@@ -47,7 +50,9 @@ def servers(cluster: Cluster, *, startup_timeout_s: float = 120.0) -> Iterator[C
                 "core": None,
                 "cgroups": [],
                 "threads": _THREADS,
-                "environment": environment(cluster, f"{_JOB}{number}"),
+                "environment": environment(
+                    cluster, f"{_JOB}{number}", cuda_properties=cuda_properties
+                ),
             }
             for number in numbers
         ]

@@ -36,6 +36,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             bufsize=0,
+            env={**os.environ, **spec["environment"]},
         )
         assert self._process.stdout is not None
         self.report = self._process.stdout

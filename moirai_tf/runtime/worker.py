@@ -36,11 +36,10 @@ def main(spec: dict[str, Any]) -> None:
     Args:
       spec: `guard` (its process id), `core` (None for all, as they are), `cgroups` (directories to
         join), `addresses` of all workers, `task` (which of them this is), `threads` of either of
-        TensorFlow's pools, `environment` (variables that TensorFlow reads), `op_files` (shared
-        objects that define ops) and `op_modules` (modules that do).
+        TensorFlow's pools, `environment` (more variables, which it was started with), `op_files`
+        (shared objects that define ops) and `op_modules` (modules that do).
     """
     _die_with(spec["guard"])
-    os.environ.update(spec["environment"])
     if spec["core"] is not None:
         os.sched_setaffinity(0, {spec["core"]})
         _answer_soon()

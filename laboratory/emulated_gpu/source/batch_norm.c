@@ -1,5 +1,5 @@
-/* _FusedBatchNormEx, whose kernel on CPUs does nothing: Grappler makes it for GPUs of a batch norm, a
- * sum with another tensor, if any, and an activation. */
+/* _FusedBatchNormEx, whose kernel on CPUs does nothing: Grappler makes it for GPUs of a batch norm,
+ * a sum with another tensor, if any, and an activation. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,8 +1,9 @@
 /* Copies between memories: latency + bytes / bandwidth, one tensor at a time through a port.
  *
- * The host and every GPU send at most one tensor and receive at most one at a time. A copy takes the
- * first time when its stream, the sender's and the receiver's port are all free: work that is put on
- * a stream early, and has to wait for its kernels, does not hold up a copy that is ready before.
+ * The host and every GPU send at most one tensor and receive at most one at a time. A copy takes
+ * the first time when its stream, the sender's and the receiver's port are all free: work that is
+ * put on a stream early, and has to wait for its kernels, does not hold up a copy that is ready
+ * before.
  */
 #include <stdlib.h>
 #include <string.h>

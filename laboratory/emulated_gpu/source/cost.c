@@ -103,6 +103,7 @@ static double bytes_of(TF_Tensor* const* tensors, int count) {
 int64_t kernel_ns(const Gpu* gpu, const Node* node, TF_Tensor* const* inputs, int num_inputs,
                   TF_Tensor* const* outputs, int num_outputs) {
   double compute = flops_of(node, inputs, num_inputs, outputs, num_outputs) / gpu->flops_per_s;
-  double memory = (bytes_of(inputs, num_inputs) + bytes_of(outputs, num_outputs)) / gpu->bytes_per_s;
+  double bytes = bytes_of(inputs, num_inputs) + bytes_of(outputs, num_outputs);
+  double memory = bytes / gpu->bytes_per_s;
   return gpu->launch_ns + (int64_t)(1e9 * (compute > memory ? compute : memory) / gpu->speed);
 }

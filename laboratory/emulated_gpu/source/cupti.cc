@@ -105,9 +105,10 @@ const char* CallName(RecordKind kind) {
 }
 
 void AddKernel(Plane* plane, const Record& record, int64_t zero_ns, int64_t correlation) {
-  XEvent* event = plane->AddEvent(record.stream, absl::StrCat("Stream #", record.stream, "(Kernel)"),
-                                  absl::StrCat("emulated_", record.op_type, "_kernel"),
-                                  record.start_ns - zero_ns, record.end_ns - zero_ns);
+  XEvent* event = plane->AddEvent(
+      record.stream, absl::StrCat("Stream #", record.stream, "(Kernel)"),
+      absl::StrCat("emulated_", record.op_type, "_kernel"), record.start_ns - zero_ns,
+      record.end_ns - zero_ns);
   plane->AddStat(event, "correlation_id", correlation);
   plane->AddStat(event, "kernel_details",
                  "regs:32 static_shared:0 dynamic_shared:0 grid:1,1,1 block:128,1,1 occ_pct:100");

@@ -15,9 +15,9 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static void read_gpu(const char* line) {
   int index = 0, used = 0;
   Gpu gpu = {0};
-  if (sscanf(line, "gpu %d %ld %lf %lf %ld %lf %15s %n", &index, &gpu.memory_bytes,
-             &gpu.flops_per_s, &gpu.bytes_per_s, &gpu.launch_ns, &gpu.speed, gpu.capability,
-             &used) != 7 ||
+  if (sscanf(line, "gpu %d %ld %d %lf %lf %lf %ld %lf %15s %n", &index, &gpu.memory_bytes,
+             &gpu.num_cores, &gpu.frequency_mhz, &gpu.flops_per_s, &gpu.bytes_per_s,
+             &gpu.launch_ns, &gpu.speed, gpu.capability, &used) != 9 ||
       index != count || count == MAX_GPUS)
     return;
   snprintf(gpu.name, sizeof gpu.name, "%s", line + used);

@@ -1,8 +1,9 @@
 /* What the parts of the emulated GPUs share.
  *
  * Time on an emulated GPU is a clock and not work: what is put on a stream moves the stream's clock
- * by what its cost model says, and whoever needs the result waits until that moment has come. Device
- * memory is host memory, so results are computed and copied at once, when they are put on a stream.
+ * by what its cost model says, and whoever needs the result waits until that moment has come.
+ * Device memory is host memory, so results are computed and copied at once, when they are put on a
+ * stream.
  */
 #ifndef EMULATED_GPU_H_
 #define EMULATED_GPU_H_
@@ -38,6 +39,8 @@ typedef struct Gpu {
   char capability[16];         /* such as 7.5 */
   char pci_bus_id[16];
   int64_t memory_bytes;        /* what TensorFlow may allocate */
+  int num_cores;               /* multiprocessors */
+  double frequency_mhz;
   double flops_per_s;
   double bytes_per_s;          /* between the GPU and its own memory */
   int64_t launch_ns;           /* of every kernel */
@@ -175,6 +178,7 @@ void register_fake_work(void);        /* fake_work.c */
 typedef struct KernelEntry {
   const char* op;
   const char* kernel_def; /* serialized KernelDef with a higher priority; has no zero bytes */
+  bool emulated;          /* otherwise it fails, where TensorFlow's own would crash */
 } KernelEntry;
 extern const KernelEntry kernel_table[];
 extern const int kernel_table_size;
@@ -205,7 +209,7 @@ void trace(RecordKind kind, SP_Stream stream, int target, int64_t start_ns, int6
            int64_t num_bytes, const char* op_type, const char* node);
 void start_trace(void);
 void stop_trace(void);
-/* The records since the start, for the caller to free, and the moment and wall time of the start. */
+/* The records since the start, for the caller to free; the moment and wall time of the start. */
 Record* take_trace(int* num_records, int64_t* start_ns, int64_t* start_wall_ns);
 
 /* Lets TensorFlow's profilers collect the trace in the form of CUPTI's. */

@@ -6,6 +6,7 @@
  * steers a model is computed for ever: other types, and shapes that depend on values.
  */
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -192,13 +193,23 @@ static void compute(void* kernel, TF_OpKernelContext* context) {
   TF_DeleteStatus(call.status);
 }
 
+static void refuse(void* kernel, TF_OpKernelContext* context) {
+  char text[256];
+  TF_Status* status = TF_NewStatus();
+  snprintf(text, sizeof text, "%s is not emulated; docs/emulated_gpu.md says what is",
+           ((const Kernel*)kernel)->node->op);
+  TF_SetStatus(status, TF_UNIMPLEMENTED, text);
+  TF_OpKernelContext_Failure(context, status);
+  TF_DeleteStatus(status);
+}
+
 void register_generic_kernels(void) {
   TF_Status* status = TF_NewStatus();
   for (int i = 0; i < kernel_table_size; i++) {
     const KernelEntry* entry = &kernel_table[i];
-    TF_RegisterKernelBuilderWithKernelDef(
-        entry->kernel_def, entry->op, TF_NewKernelBuilder(entry->op, "GPU", create, compute, delete),
-        status);
+    TF_KernelBuilder* builder = TF_NewKernelBuilder(
+        entry->op, "GPU", create, entry->emulated ? compute : refuse, delete);
+    TF_RegisterKernelBuilderWithKernelDef(entry->kernel_def, entry->op, builder, status);
   }
   TF_DeleteStatus(status);
 }

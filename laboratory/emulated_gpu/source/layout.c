@@ -41,8 +41,8 @@ bool make_channels_last(Node* node) {
 static void swap(char* to, const char* from, int64_t rows, int64_t columns, size_t size) {
   for (int64_t row = 0; row < rows; row++)
     for (int64_t column = 0; column < columns; column++)
-      memcpy(to + (size_t)(column * rows + row) * size, from + (size_t)(row * columns + column) * size,
-             size);
+      memcpy(to + (size_t)(column * rows + row) * size,
+             from + (size_t)(row * columns + column) * size, size);
 }
 
 /* Each image is a matrix of rows x columns that is transposed. */

@@ -67,7 +67,9 @@ Node* parse_node(const void* data, size_t num_bytes) {
   Reader reader = {data, (const uint8_t*)data + num_bytes};
   Item item;
   while (read_item(&reader, &item)) {
-    char** text = item.number == NODE_NAME ? &node->name : item.number == NODE_OP ? &node->op : NULL;
+    char** text = NULL;
+    if (item.number == NODE_NAME) text = &node->name;
+    if (item.number == NODE_OP) text = &node->op;
     if (text) {
       free(*text);
       *text = strndup((const char*)item.bytes.at, size_of(item.bytes));

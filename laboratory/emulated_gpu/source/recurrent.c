@@ -1,5 +1,5 @@
-/* CudnnRNN, which has no kernel on CPUs: Grappler puts it in the place of Keras's LSTM and GRU layers
- * on GPUs. One layer in one direction, which is all that Keras asks for. */
+/* CudnnRNN, which has no kernel on CPUs: Grappler puts it in the place of Keras's LSTM and GRU
+ * layers on GPUs. One layer in one direction, which is all that Keras asks for. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,7 +91,9 @@ void run_recurrent(const Node* node, TF_Tensor* const* inputs, int num_inputs,
                    TF_Tensor** outputs, int num_outputs, TF_Status* status) {
   char mode[16];
   string_attr(node, "rnn_mode", mode, sizeof mode);
-  Layer layer = {.gates = !strcmp(mode, "lstm") ? LSTM_GATES : !strcmp(mode, "gru") ? GRU_GATES : 0};
+  Layer layer = {0};
+  if (!strcmp(mode, "lstm")) layer.gates = LSTM_GATES;
+  if (!strcmp(mode, "gru")) layer.gates = GRU_GATES;
   /* Only the third version can say that the batch comes first. */
   const bool time_major = !find_attr(node, "time_major") || bool_attr(node, "time_major");
   int64_t dims[MAX_DIMS] = {0}, state[MAX_DIMS] = {0};
@@ -101,7 +103,7 @@ void run_recurrent(const Node* node, TF_Tensor* const* inputs, int num_inputs,
   layer.units = state[2];
   const int64_t weights = layer.gates * layer.units * (layer.inputs + layer.units);
   if (!supported(node, inputs, layer.gates, weights + 2 * layer.gates * layer.units)) {
-    TF_SetStatus(status, TF_UNIMPLEMENTED, "CudnnRNN is emulated for one float layer of LSTM or GRU");
+    TF_SetStatus(status, TF_UNIMPLEMENTED, "only one float layer of LSTM or GRU is emulated");
     return;
   }
   layer.time = dims[time_major ? 0 : 1];

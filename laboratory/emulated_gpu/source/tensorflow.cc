@@ -16,8 +16,8 @@ using tensorflow::Device;
 constexpr int kPriority = 230;
 
 // TensorFlow's own factory calls every device by the platform's name, whatever the plugin says
-// (`CPlatform::DescriptionForDevice` in c/experimental/stream_executor/stream_executor.cc). This one
-// shows what is shown of GPUs with CUDA, in the words of common_runtime/gpu/gpu_device.cc.
+// (`CPlatform::DescriptionForDevice` in c/experimental/stream_executor/stream_executor.cc). This
+// one shows what is shown of GPUs with CUDA, in the words of common_runtime/gpu/gpu_device.cc.
 class NamedDeviceFactory : public tensorflow::PluggableDeviceFactory {
  public:
   NamedDeviceFactory() : PluggableDeviceFactory("GPU", PLATFORM_NAME) {}
