@@ -71,6 +71,11 @@ _CAUSES = (
         f"{_AGAIN}: the model holds no value for it; initialise and save all variables and tables "
         "when exporting (Keras 3: model.export)",
     ),
+    (
+        r"No space left on device|File too large|[Dd]isk quota exceeded",
+        "free space there (TMPDIR says where temporary files go), or raise the limit (ulimit -f)",
+    ),
+    (r"Permission denied|Read-only file system", "make that file or place readable and writable"),
     (r"OOM when allocating|out of memory", "use a smaller batch_size or inputs, or free memory"),
     (
         r"[Cc]ould not find callback|callback \S+ is not found",
