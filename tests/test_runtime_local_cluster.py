@@ -364,7 +364,7 @@ def test_a_worker_that_dies_at_its_start_is_quoted(
 def test_a_taken_port_is_an_error(monkeypatch: pytest.MonkeyPatch, guards: list[int]) -> None:
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setattr(module, "_reserved_port", lambda: contextlib.nullcontext(port))
+        monkeypatch.setattr(module, "reserved_port", lambda: contextlib.nullcontext(port))
         with (
             pytest.raises(MoiraiError, match=r"task 0 died with code 1: .*not start gRPC server"),
             local_cluster([1.0]),
@@ -374,7 +374,7 @@ def test_a_taken_port_is_an_error(monkeypatch: pytest.MonkeyPatch, guards: list[
 
 
 def test_reserved_ports_differ_and_stay_reserved() -> None:
-    with module._reserved_port() as one, module._reserved_port() as two:
+    with module.reserved_port() as one, module.reserved_port() as two:
         assert one != two
         with pytest.raises(OSError, match="in use"):
             socket.create_server(("", one))
