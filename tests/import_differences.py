@@ -84,7 +84,7 @@ class Executed:
         owner = self.owner(name)
         if owner is not None and not self._is_end(name, owner):
             return owner, None
-        if name.startswith("Func/"):
+        if name.startswith("Func/") or self._is_isolation(node):
             return self.source(node["inputs"][0])
         return name, int(port or 0)
 
@@ -96,6 +96,7 @@ class Executed:
             if node["op"] not in ("_Arg", "_Retval")
             and not name.startswith("Func/")
             and name not in self.calls
+            and not self._is_isolation(node)
             and (name in self.mine or self.owner(name) is None)
         }
 
@@ -119,6 +120,14 @@ class Executed:
         """Whether a node hands a tensor to a call, outside of it."""
         return self.mine[owner].op in CALL_OPS and name.startswith(f"Func/{owner}/input/")
 
+    def _is_isolation(self, node: Node) -> bool:
+        """Whether TensorFlow put a node between a call that gives a resource and its reader
+        (`IsolatePlacerInspectionRequiredOps`)."""
+        if node["op"] != "Identity" or node["name"] in self.mine:
+            return False
+        source = _data(node)[0].partition(":")[0]
+        return source in self.divided and node["name"].startswith(f"{source}_")
+
     def _argument(self, node: Node) -> str:
         if self.call:
             return self.arguments[node["argument"]].partition(":")[0]
@@ -138,9 +147,22 @@ def differences(ran: Executed) -> list[str]:
         if name not in theirs and not (ran.parts(name) if name in ran.divided else []):
             if not _in_function(ran, operator):
                 found.append(f"too many: {name} ({operator.op})")
+        elif not ran.call and operator.op in CALL_OPS and _op(theirs, name) != operator.op:
+            found.append(f"inlined: {name}")
         else:
             found.extend(f"{name}: {fault}" for fault in _faults(ran, name, operator))
     return found
+
+
+def _op(nodes: Mapping[str, Node], name: str) -> str:
+    return nodes[name]["op"] if name in nodes else ""
+
+
+def main_call(meta_graph: Any, graph: Graph) -> tuple[str, tuple[str, ...]]:
+    """The main graph's call that a TF2 signature is, and its inputs."""
+    (call,) = {o.name.partition("/")[0] for o in graph.operators if o.scope.parent is not None}
+    (node,) = (n for n in meta_graph.graph_def.node if n.name == call)
+    return call, tuple(text for text in node.input if not text.startswith("^"))
 
 
 def _faults(ran: Executed, name: str, operator: Operator) -> Iterator[str]:

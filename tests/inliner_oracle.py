@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-_SWITCHES = {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
+SWITCHES = {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
 LOADERS = ("tf2", "session")
 
 Node = dict[str, Any]
@@ -48,7 +48,7 @@ def executed(jobs: Sequence[tuple[Job, Mapping[str, Any]]]) -> list[list[Node]]:
         done = subprocess.run(
             [sys.executable, "-m", "tests.inliner_oracle", f"{folder}/jobs.json"],
             cwd=ROOT,
-            env={**os.environ, **_SWITCHES},
+            env={**os.environ, **SWITCHES},
             stdout=subprocess.PIPE,
             check=True,
         )

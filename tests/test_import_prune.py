@@ -118,6 +118,20 @@ def test_what_feeds_a_loop_variable_that_nobody_reads_goes(read: bool, tmp_path:
     assert _unread(pruned, "While") == [(1, "while/maximum_iterations"), (4, "Exp")][: 2 - read]
 
 
+def test_an_unread_variable_may_come_from_what_others_read(tmp_path: Path) -> None:
+    @tf.function(input_signature=[X])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        y = tf.exp(x)
+        return {"y": _loop(tf.tanh(y), y)[1]}
+
+    pruned = prune(graph_of(save_function(tmp_path / "model", serve)))
+    assert "Exp" in _names(pruned)
+    assert _unread(pruned, "While") == [(1, "while/maximum_iterations"), (4, "Exp")]
+    (loop,) = (o for o in pruned.operators if "While" in o.op)
+    read = {pruned.operators[ref.producer].node.name for ref in loop.inputs}
+    assert read == {"while/loop_counter", "Const", "Tanh"}
+
+
 def test_a_loop_that_is_awaited_needs_all_of_its_variables(tmp_path: Path) -> None:
     """Its end waits for every one of them, and it prints."""
 

@@ -78,7 +78,10 @@ def prune(graph: Graph) -> Graph:
     search = _Search(graph, waits)
     search.run(effects)
     position = {old: new for new, old in enumerate(sorted(search.needed))}
-    operators = tuple(_moved(graph, graph.operators[old], position, waits[old]) for old in position)
+    operators = tuple(
+        _moved(graph, graph.operators[old], position, waits[old], search.positions(old))
+        for old in position
+    )
     return replace(
         graph,
         operators=operators,
@@ -169,14 +172,18 @@ class _Search:
 
 
 def _moved(
-    graph: Graph, operator: Operator, position: dict[int, int], controls: Sequence[int]
+    graph: Graph,
+    operator: Operator,
+    position: dict[int, int],
+    controls: Sequence[int],
+    needed: Ports,
 ) -> Operator:
     kept: list[TensorRef] = []
-    unread = []
+    unread: list[Unread] = []
     for k, argument in enumerate(operator.arguments()):
         if isinstance(argument, Unread):
             unread.append(argument)
-        elif argument.producer in position:
+        elif k in needed:
             kept.append(TensorRef(position[argument.producer], argument.port))
         else:
             source = graph.operators[argument.producer]

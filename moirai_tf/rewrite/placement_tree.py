@@ -26,6 +26,7 @@ def call_tree(graph: Graph, placement: Mapping[str, str], order: Order) -> CallT
     """Placement and order as a tree whose root is the main graph; results have no node there."""
     root = CallTree("")
     trees: dict[Scope | None, CallTree] = {}
+    planned = {(operator.scope, operator.node.name) for operator in graph.operators}
     for operator in graph.operators:
         if operator.op == RESULT or operator.name not in placement:
             continue
@@ -33,8 +34,9 @@ def call_tree(graph: Graph, placement: Mapping[str, str], order: Order) -> CallT
         tree.devices[operator.node.name] = placement[operator.name]
         for unread in operator.unread:
             # The TF2 loader runs it: where control flow starts follows what feeds it.
-            feeding = _tree_of(unread.scope, trees, root)
-            feeding.devices.setdefault(unread.node, placement[operator.name])
+            if (unread.scope, unread.node) not in planned:
+                feeding = _tree_of(unread.scope, trees, root)
+                feeding.devices[unread.node] = placement[operator.name]
     for calls, waits in order.waits.items():
         tree = root
         for call in calls:

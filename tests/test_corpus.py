@@ -1,0 +1,54 @@
+"""Every model of the corpus, dealt out to two devices at random: equal values, proved placements,
+and an import that agrees with TensorFlow's own graphs.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.corpus import CASES, FEW
+from tests.corpus.__main__ import Row, examined
+
+REST = tuple(case for case in CASES if case not in FEW)
+_PROVED = {
+    "tf2": ("tf2, Grappler off", "session, Grappler off"),
+    "tf1": ("session, Grappler off",),
+}
+"""All variables of a TF1 model are on one device in the TF2 loader: it proves nothing of them."""
+
+
+@pytest.fixture(scope="module")
+def few() -> dict[tuple[str, str], Row]:
+    return {(row.name, row.flavour): row for row in examined(FEW)}
+
+
+@pytest.fixture(scope="module")
+def rest() -> dict[tuple[str, str], Row]:
+    return {(row.name, row.flavour): row for row in examined(REST)}
+
+
+def _check(row: Row) -> None:
+    assert row.faults == ()
+    assert row.proofs == _PROVED[row.flavour.split()[0]]
+
+
+@pytest.mark.parametrize("case", FEW, ids=", ".join)
+def test_a_few(case: tuple[str, str], few: dict[tuple[str, str], Row]) -> None:
+    _check(few[case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", REST, ids=", ".join)
+def test_the_rest(case: tuple[str, str], rest: dict[tuple[str, str], Row]) -> None:
+    _check(rest[case])
+
+
+def test_a_few_have_many_operators_on_both_devices(few: dict[tuple[str, str], Row]) -> None:
+    assert len({op for row in few.values() for op in row.ops}) >= 200
+    assert sum(row.devices == 2 for row in few.values()) >= 0.9 * len(few)
+
+
+@pytest.mark.slow
+def test_all_have_more(few: dict[tuple[str, str], Row], rest: dict[tuple[str, str], Row]) -> None:
+    assert len({op for row in (*few.values(), *rest.values()) for op in row.ops}) >= 300
+    assert {flavour for _, flavour in CASES} == {"tf1", "tf1 unknown", "tf2", "tf2 unknown"}
