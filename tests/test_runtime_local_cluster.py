@@ -64,6 +64,7 @@ def _limits_allowed() -> bool:
 
 
 LIMITED = _limits_allowed()
+THREADS_HAVE_NAMES = not tf.__version__.startswith(("2.18.", "2.19.", "2.20."))
 SHARES = [0.6, 0.4] if LIMITED else [1.0, 1.0]
 MEMORY = [None, 200_000_000 if LIMITED else None]
 
@@ -174,8 +175,12 @@ def test_operators_come_after_messages(workers: LocalCluster) -> None:
             for task in Path(f"/proc/{pid}/task").iterdir()
         }
         computing = [thread for thread, name in names.items() if name == "tf_Compute"]
-        assert len(computing) >= 8
         niceness = {thread: os.getpriority(os.PRIO_PROCESS, thread) for thread in names}
+        if not THREADS_HAVE_NAMES:
+            assert not computing
+            assert set(niceness.values()) == {os.getpriority(os.PRIO_PROCESS, 0)}
+            continue
+        assert len(computing) >= 8
         assert {niceness[thread] for thread in computing} == {5}
         receiving = {niceness[thread] for thread in names if thread not in computing}
         assert 0 in receiving, "only those that a computing thread started are as nice"

@@ -361,7 +361,7 @@ def _write_fingerprint(directory: Path) -> None:
         ) from error
     file = directory / FINGERPRINT
     fingerprint = fingerprint_pb2.FingerprintDef.FromString(file.read_bytes())
-    if "uuid" not in fingerprint.DESCRIPTOR.fields_by_name:  # before TensorFlow 2.19 or 2.20
+    if "uuid" not in fingerprint.DESCRIPTOR.fields_by_name:  # TensorFlow 2.18
         return
     fingerprint.uuid = ""
     content = fingerprint.SerializeToString(deterministic=True).hex()
