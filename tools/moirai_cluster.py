@@ -1,9 +1,13 @@
-"""Runs a cluster of unequal TensorFlow servers on this machine, to try placed models on.
+"""Describes this machine as a cluster, or runs a cluster of unequal TensorFlow servers on it.
 
-Each worker is a process pinned to one core and limited to a share of it. The cluster file is there
-while they run; Ctrl-C or SIGTERM ends them.
+With --describe it writes a cluster file of this machine's CPU and GPUs: their models, the memory
+that TensorFlow may use, and the links between them as measured now.
+
+With --shares it starts servers to try placed models on. Each worker is a process pinned to one core
+and limited to a share of it. The cluster file is there while they run; Ctrl-C or SIGTERM ends them.
 
 Example:
+  moirai_cluster --describe --output=this_machine.yaml
   moirai_cluster --shares=1.0 --shares=0.5 --output=cluster.yaml
   moirai_cluster --shares=1.0 --shares=0.5 --output=cluster.yaml --run='python infer.py'
 """
@@ -24,6 +28,7 @@ from absl import flags
 
 from moirai_tf.cluster import cluster_to_yaml, units
 from moirai_tf.errors import MoiraiError
+from moirai_tf.machine import this_machine
 from moirai_tf.model.op_libraries import OpLibraryOptions
 from moirai_tf.runtime.local_cluster import LocalCluster, local_cluster
 
@@ -31,6 +36,9 @@ from . import _flags
 
 _SHARES = flags.DEFINE_multi_float(
     "shares", None, "part of one core that a worker gets, up to 1; once per worker"
+)
+_DESCRIBE = flags.DEFINE_bool(
+    "describe", False, "write a cluster file of this machine's CPU and GPUs, links measured"
 )
 _OUTPUT = flags.DEFINE_string("output", None, "cluster file to write; it must not exist")
 _CORES = flags.DEFINE_multi_integer(
@@ -46,7 +54,12 @@ _STARTUP_TIMEOUT_S = flags.DEFINE_float(
 _RUN = flags.DEFINE_string(
     "run", None, "shell command to run with MOIRAI_CLUSTER=<output>; the cluster ends with it"
 )
-flags.mark_flags_as_required(["shares", "output"])
+flags.mark_flag_as_required("output")
+flags.register_validator(
+    "shares",
+    lambda value: bool(value) != _DESCRIBE.value,
+    message="give --shares of workers to start, or --describe",
+)
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -54,8 +67,10 @@ _flags.define(OpLibraryOptions)
 
 
 def main() -> int:
-    """Starts the cluster and holds it."""
+    """Describes this machine, or starts the cluster and holds it."""
     output = Path(_OUTPUT.value).resolve()
+    if _DESCRIBE.value:
+        return _describe(output)
     for number in _ENDING:
         signal.signal(number, _interrupt)
     memory = None if _MEMORY.value is None else [_capacity(text) for text in _MEMORY.value]
@@ -75,6 +90,17 @@ def main() -> int:
             return _hold(workers) if _RUN.value is None else _run(_RUN.value, output)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+def _describe(output: Path) -> int:
+    _check_free(output)
+    cluster = this_machine(links=True)
+    _write_whole(cluster_to_yaml(cluster), output)
+    for device in cluster.devices:
+        memory = "" if device.memory_bytes is None else f", {device.memory_bytes / 1e6:.0f} MB"
+        print(f"{device.name}  {device.model or device.type}{memory}")
+    print(output)
+    return 0
 
 
 def _interrupt(*_: object) -> None:
@@ -131,26 +157,31 @@ def _run(command: str, output: Path) -> int:
 @contextlib.contextmanager
 def _published(text: str, output: Path) -> Iterator[None]:
     """A file that appears whole, and goes again unless somebody else has replaced it."""
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=output.parent, prefix=f".{output.name}.") as file:
-            file.write(text)
-            file.flush()
-            os.chmod(file.name, 0o644)
-            os.link(file.name, output)
-            ours = os.fstat(file.fileno())
-    except OSError as error:
-        _check_free(output)
-        raise MoiraiError(
-            f"{output} cannot be written: {error.strerror}",
-            why="the cluster file says where the workers are",
-            fix="choose an output in a directory that you can write",
-        ) from error
+    ours = _write_whole(text, output)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
             if os.path.samestat(os.lstat(output), ours):
                 output.unlink()
+
+
+def _write_whole(text: str, output: Path) -> os.stat_result:
+    """Writes a new file that is never seen in part; says which file it is."""
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=output.parent, prefix=f".{output.name}.") as file:
+            file.write(text)
+            file.flush()
+            os.chmod(file.name, 0o644)
+            os.link(file.name, output)
+            return os.fstat(file.fileno())
+    except OSError as error:
+        _check_free(output)
+        raise MoiraiError(
+            f"{output} cannot be written: {error.strerror}",
+            why="the cluster file says which devices there are, and where",
+            fix="choose an output in a directory that you can write",
+        ) from error
 
 
 def _check_free(output: Path) -> None:

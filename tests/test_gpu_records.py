@@ -1,0 +1,140 @@
+"""What is made of a GPU's records in step statistics, by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tensorflow.core.protobuf import config_pb2
+
+from moirai_tf.cluster import Link
+from moirai_tf.cost.gpu_steps import gpu_times, with_rests
+from moirai_tf.cost.layouts import Layout
+from moirai_tf.cost.step_stats import Allocated, device_steps
+from moirai_tf.cost.table import Measurement
+from moirai_tf.cost.traced import TracedLayout
+from moirai_tf.cost.xplane import UNKNOWN
+from moirai_tf.errors import MoiraiError
+from moirai_tf.runtime.gpu_records import gpu_copies, gpu_kernels, is_record
+from moirai_tf.verify.run import run_of
+from tests.graphs import GraphBuilder
+
+CPU, GPU = "/device:CPU:0", "/device:GPU:0"
+TASK = "/job:localhost/replica:0/task:0"
+OWNERS = {"shape": 0, "a": 1, "b": 2}
+
+
+def record(stats: Any, name: str, start_us: int, time_us: int, label: str = "") -> None:
+    node = stats.node_stats.add(node_name=name, all_start_micros=start_us, timeline_label=label)
+    node.op_end_rel_micros = node.all_end_rel_micros = time_us
+
+
+def launch(stats: Any, name: str, start_us: int, time_us: int) -> None:
+    node = stats.node_stats.add(node_name=name, all_start_nanos=1000 * start_us)
+    node.op_end_rel_nanos = node.all_end_rel_nanos = 1000 * time_us
+
+
+@pytest.fixture
+def metadata() -> Any:
+    """Launches of 3, 5 and 5 us; `a` runs from 100 to 120 us, `b` from 150 to 160 in two parts."""
+    found = config_pb2.RunMetadata()
+    graph = found.partition_graphs.add()
+    for name in OWNERS:
+        graph.node.add(name=name, op="Op", device=f"{TASK}{GPU}")
+    host = found.step_stats.dev_stats.add(device=f"{TASK}{GPU}")
+    for name, start_us, time_us in (("shape", 80, 3), ("a", 90, 5), ("b", 145, 5)):
+        launch(host, name, start_us, time_us)
+    stream = found.step_stats.dev_stats.add(device=f"{GPU}/stream:all")
+    record(stream, "a:Op", 100, 20)
+    record(stream, "b:Op", 150, 4)
+    record(stream, "b:Op", 154, 6)
+    one = found.step_stats.dev_stats.add(device=f"{GPU}/stream:7")
+    record(one, "a:Op", 100, 20)
+    copies = found.step_stats.dev_stats.add(device=f"{GPU}/memcpy")
+    record(copies, "MemcpyH2D", 60, 30, "MemcpyH2D bytes:4")
+    return found
+
+
+def test_records_are_no_devices(metadata: Any) -> None:
+    told = [is_record(stats.device) for stats in metadata.step_stats.dev_stats]
+    assert told == [False, True, True, True]
+    run = run_of({}, metadata)
+    assert run.executed == {name: frozenset({f"{TASK}{GPU}"}) for name in OWNERS}
+
+
+def test_kernels_and_copies(metadata: Any) -> None:
+    kernels = gpu_kernels(metadata.step_stats, 0)
+    assert [(k.operator, k.start_ns, k.time_ns) for k in kernels] == [
+        ("a", 100_000, 20_500), ("b", 150_000, 4_500), ("b", 154_000, 6_500),
+    ]  # fmt: skip
+    assert [(c.kind, c.time_ns) for c in gpu_copies(metadata.step_stats, 0)] == [
+        ("MemcpyH2D", 30_500)
+    ]
+    assert gpu_kernels(metadata.step_stats, 1) == []
+
+
+def test_a_gpu_step_is_kernels_and_waits(metadata: Any) -> None:
+    """`b` waits from the end of `a` (120.5 us) to 150 us; `shape` has no kernel, but runs 3 us."""
+    (step,) = device_steps(metadata, OWNERS.get).values()
+    assert step.kernel_ns == {1: 20_500, 2: 11_000}
+    assert step.kernels == {1: 1, 2: 2}
+    assert step.wait_ns == {0: 3_000, 1: 0, 2: 29_500}
+    assert (step.stream_ns, step.copied_ns) == (31_500, 30_500)
+
+
+def test_kernels_that_another_server_launched_are_not_counted(metadata: Any) -> None:
+    stream = next(s for s in metadata.step_stats.dev_stats if s.device.endswith("stream:all"))
+    record(stream, "elsewhere:Op", 200, 50)
+    owners = {**OWNERS, "elsewhere": 9}
+    (step,) = device_steps(metadata, owners.get).values()
+    assert step.kernel_ns == {1: 20_500, 2: 11_000}
+    record(stream, "some_kernel", 300, 7)
+    (step,) = device_steps(metadata, owners.get).values()
+    assert step.kernel_ns[UNKNOWN] == 7_500
+
+
+def chain() -> Any:
+    build = GraphBuilder()
+    build.op("Relu", "b", build.op("Relu", "a", build.feed("x")))
+    return build.build()
+
+
+def shown(kernel_ns: dict[int, float], wait_ns: dict[int, float], latency_ns: float) -> Any:
+    traced = TracedLayout(
+        kernel_ns=kernel_ns, kernels=dict.fromkeys(kernel_ns, 1), wait_ns=wait_ns,
+        latency_ns=latency_ns, step_ns=latency_ns, spread=0.0, memory=Allocated(0, 0), repeats=5,
+        stream_ns=sum(kernel_ns.values()), copied_ns=0,
+    )  # fmt: skip
+    measurement = Measurement(
+        repeats=5, latency_ns=round(latency_ns), step_ns=0, attributed_ns=0, unknown_ns=0,
+        spread=0.0, fixed_ns=100, moved_ns=200, stream_ns=round(traced.stream_ns),
+    )  # fmt: skip
+    graph = chain()
+    layout = Layout(GPU, {"x": CPU, "a": GPU, "b": GPU}, whole=True)
+    links = {(CPU, GPU): Link(CPU, GPU, 0, 10**9), (GPU, CPU): Link(GPU, CPU, 0, 10**9)}
+    return gpu_times(graph, [layout], [traced], measurement, CPU, links)
+
+
+def test_waits_fit_into_the_untraced_step() -> None:
+    """10,000 - 100 - 200 - 8,000 = 1,700 ns are left, and 3,400 ns of waits were traced: half."""
+    times, found = shown({1: 5_000, 2: 3_000}, {1: 400, 2: 3_000}, 10_000)
+    assert times == [0, 5_200, 4_500]
+    assert (found.attributed_ns, found.scale, found.fixed_ns) == (9_700, 0.5, 100)
+
+
+def test_what_neither_kernels_nor_waits_explain_is_fixed() -> None:
+    """10,000 - 100 - 200 - 8,000 - 500 = 1,200 ns come with every step on this GPU."""
+    times, found = shown({1: 5_000, 2: 3_000}, {1: 0, 2: 500}, 10_000)
+    assert times == [0, 5_000, 3_500]
+    assert found.fixed_ns == 1_300
+    # The client's part of it is 40 ns, so taking part costs the rest.
+    assert with_rests({GPU: 60, "other": 7}, 40, {GPU: found}) == {GPU: 1_260, "other": 7}
+
+
+def test_kernels_that_went_unseen() -> None:
+    """Kernels of 0.1 ms in a step of 24.5 ms explain nothing; nor do none at all."""
+    with pytest.raises(MoiraiError, match=r"explains 0\.100 of 24\.400 ms of a step") as caught:
+        shown({1: 100_000}, {}, 24_400_300)
+    assert "CUPTI" in caught.value.fix
+    with pytest.raises(MoiraiError, match="2 operators computed there, but no kernel is on record"):
+        shown({}, {1: 5_000, 2: 5_000}, 20_000)
