@@ -194,3 +194,44 @@ def test_fused_time_lies_between_compute_and_sum(costs):
         assert time >= max(part.time_ns[0] - part.traffic_ns[0] for part in parts)
         if len(group.members) == 1:
             assert time == parts[0].time_ns[0]
+
+
+HOSTED = Graph(
+    signature="serving_default",
+    operators=(
+        operator("x", "Placeholder", nbytes=80),
+        operator("sizes", "Cast", 0, nbytes=8),
+        operator("flat", "Reshape", 0, 1, nbytes=80, view=True),
+        operator("y", "_Retval", 2),
+    ),
+    inputs={"x": 0},
+    outputs={"y": 3},
+)
+"""A Reshape on a GPU reads its second input, the shape, from host memory; Cast's output is not."""
+
+
+def test_what_changes_memory_within_a_gpu_is_waited_for():
+    coarse = CoarseGraph(
+        HOSTED,
+        tuple(FusedOperator(o.name, (i,), "", BOTH) for i, o in enumerate(HOSTED.operators)),
+        (
+            CoarseTensor(TensorRef(0, 0), 0, (1, 2), 80),
+            CoarseTensor(TensorRef(1, 0), 1, (2,), 8),
+            CoarseTensor(TensorRef(2, 0), 2, (3,), 80),
+        ),
+        (),
+    )
+    times = OperatorCost((100, 100, 100), (0, 0, 0))
+    costs = CostTable(
+        "serving_default", described_inputs(HOSTED), fingerprint(HOSTED), {}, {},
+        tuple(DeviceProfile(device, "measure") for device in CLUSTER.devices),
+        {o.name: times for o in HOSTED.operators},
+    )  # fmt: skip
+    problem = build_problem(coarse, CLUSTER, costs)
+    # The 8 bytes go from the GPU to the host's memory as they would to its CPU: 8 + 8 = 16 ns.
+    assert problem.operators[2].compute_ns == (100, 100, 100 + 16)
+    assert problem.operators[1].compute_ns == (100, 100, 100)
+    x, sizes, _ = (tensor.time_ns for tensor in problem.tensors)
+    # From a CPU they are where the GPU's kernel wants them; the other way they come from the GPU.
+    assert sizes == ((0, 13, 0), (14, 0, 0), (16, 18, 0))
+    assert x == ((0, 85, 87), (86, 0, 89), (88, 90, 0))
