@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
+from moirai_tf.fusion.coarsen import coarsen
 from tests.examiner import Examiner
-from tests.saved_models import edited, function_of, node_of, save_function, save_graph
+from tests.saved_models import edited, function_of, graph_of, node_of, save_function, save_graph
 
 tf1 = tf.compat.v1
 X = tf.TensorSpec([6, 4], tf.float32, "x")
@@ -191,3 +192,36 @@ def test_nodes_near_an_argument_or_a_name_of_nothing(
     examiner: Examiner, tmp_path: Path, near: str
 ) -> None:
     _proves(examiner, _inner_model(tmp_path, near), coarse=False)
+
+
+# Contractions whose bias is no weight: fed, or computed.
+
+_IMAGE, _KERNEL = tf.TensorSpec([2, 6, 6, 3], tf.float32), tf.TensorSpec([3, 3, 3, 4], tf.float32)
+_MATRIX, _OTHER = tf.TensorSpec([6, 4], tf.float32), tf.TensorSpec([4, 5], tf.float32)
+_FED_BIAS = {
+    "product": (_MATRIX, _OTHER, lambda x, w, b: tf.nn.bias_add(x @ w, b)),
+    "product_and_relu": (_MATRIX, _OTHER, lambda x, w, b: tf.nn.relu(tf.nn.bias_add(x @ w, b))),
+    "sum": (_MATRIX, _OTHER, lambda x, w, b: tf.exp(b) + x @ w),
+    "convolution": (
+        _IMAGE, _KERNEL, lambda x, w, b: tf.nn.bias_add(tf.nn.conv2d(x, w, 1, "SAME"), b[:4])
+    ),
+    "convolution_and_elu": (
+        _IMAGE, _KERNEL,
+        lambda x, w, b: tf.nn.elu(tf.nn.bias_add(tf.nn.conv2d(x, w, 1, "SAME"), b[:4])),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", _FED_BIAS)
+def test_a_bias_that_is_no_weight(examiner: Examiner, tmp_path: Path, kind: str) -> None:
+    data, weight, compute = _FED_BIAS[kind]
+
+    @tf.function(input_signature=[data, weight, tf.TensorSpec([5], tf.float32)])
+    def serve(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": compute(tf.nn.softmax(x), w, b)}
+
+    model = save_function(tmp_path / "model", serve)
+    (fused,) = (f for f in coarsen(graph_of(model))[0].operators if "contraction+bias" in f.rule)
+    assert ("activation" in fused.rule) == ("_and_" in kind)
+    reports = [examiner(model, seed, grappler="on") for seed in (2, 4)]
+    assert [finding.text for report in reports for finding in report.findings] == []

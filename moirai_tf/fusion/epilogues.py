@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from moirai_tf.fusion import ops
-from moirai_tf.fusion.pattern import Pattern, fixed, maybe, node, tensor
+from moirai_tf.fusion.pattern import Pattern, bias, fixed, maybe, node, tensor
 
 ACTIVATIONS = ("Relu", "Relu6", "Elu", "LeakyRelu", "Tanh", "Sigmoid")
 
@@ -41,8 +41,8 @@ def viewed(contraction: Pattern) -> Pattern:
 
 
 def biased(contraction: Pattern) -> Pattern:
-    """A contraction and its bias."""
-    return node("bias", ("BiasAdd", *ops.ADDS), viewed(contraction), fixed("bias_value"))
+    """A contraction and its bias, which Grappler fuses wherever the bias comes from."""
+    return node("bias", ("BiasAdd", *ops.ADDS), viewed(contraction), bias("bias_value"))
 
 
 def maybe_biased(contraction: Pattern) -> Pattern:

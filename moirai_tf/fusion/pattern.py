@@ -29,6 +29,8 @@ class Pattern:
     """The node may be missing: then its first input stands in its place."""
     fixed: bool = False
     """From outside, and computed from constants and variables alone."""
+    vector: bool = False
+    """From outside, and either that or of one dimension."""
 
     def labels(self) -> frozenset[str]:
         """Labels of all members."""
@@ -60,6 +62,11 @@ def tensor(label: str) -> Pattern:
 def fixed(label: str) -> Pattern:
     """A tensor from outside that is computed from constants and variables alone."""
     return Pattern(label, fixed=True)
+
+
+def bias(label: str) -> Pattern:
+    """A tensor from outside that may be added as a bias: a weight, or any vector."""
+    return Pattern(label, vector=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +120,7 @@ def _bind(
             yield bound
         return
     if not pattern.ops:
-        if not pattern.fixed or analysis.fixed[found.producer]:
+        if _suits(analysis, pattern, found):
             yield {**bound, pattern.label: found}
         return
     operator = analysis.graph.operators[found.producer]
@@ -123,6 +130,13 @@ def _bind(
             yield from _bind_all(analysis, pattern.inputs, inputs, here)
     if pattern.optional:
         yield from _bind(analysis, pattern.inputs[0], ref, bound)
+
+
+def _suits(analysis: Analysis, pattern: Pattern, ref: TensorRef) -> bool:
+    """Whether a tensor from outside is of the kind that a pattern asks for."""
+    shape = analysis.graph.spec(ref).shape
+    is_vector = pattern.vector and shape is not None and len(shape) == 1
+    return not (pattern.fixed or pattern.vector) or analysis.fixed[ref.producer] or is_vector
 
 
 def _bind_all(
