@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.framework import function as legacy
@@ -219,6 +220,39 @@ def test_trip_count_takes_the_first_limit(tmp_path):
 
     graph = imported(saved(call, tmp_path / "m"))
     assert trip_count(graph, _loop(graph)) == 3
+
+
+@pytest.mark.parametrize(
+    ("start", "step", "limit", "trips"),
+    [
+        ([0], [2], [7], 4),  # 0, 2, 4, 6
+        ([[1]], [[1]], [[4]], 3),
+        (0.0, 1.0, 2.5, 3),  # 0, 1, 2
+        (0.5, 0.25, 1.0, 2),  # 0.5, 0.75
+        ([0.0], [0.5], [1.0], 2),
+        (0.0, 1.0, float("inf"), None),
+        (float("nan"), 1.0, 3.0, None),
+        (0.0, 1e-300, 1.0, 10**300),
+        ([0, 0], [1, 1], [3, 3], None),
+    ],
+)
+def test_trips_of_counters_of_any_shape_and_type(tmp_path, start, step, limit, trips):
+    wide = tf.float64 if step == 1e-300 else None
+    holds = tf.squeeze if np.size(start) == 1 else tf.reduce_all
+
+    @tf.function(input_signature=[spec(2, 8)])
+    def call(x):
+        one, end = tf.constant(step, wide), tf.constant(limit, wide)
+        _, x = tf.while_loop(
+            lambda i, x: holds(i < end),
+            lambda i, x: (i + one, tf.tanh(x)),
+            (tf.constant(start, wide), x),
+        )
+        return {"y": x}
+
+    graph = imported(saved(call, tmp_path / "m"))
+    found = trip_count(graph, _loop(graph))
+    assert found == trips or (trips == 10**300 and found == pytest.approx(trips))
 
 
 def test_keras_recurrent_layers_have_static_trips(zoo_dir):

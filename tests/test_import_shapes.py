@@ -173,6 +173,44 @@ def test_branches_must_agree(rows: str, expected: str, tmp_path: Path) -> None:
     assert str(_only(graph, "StatelessIf").outputs[0]) == expected
 
 
+def _rows(x: tf.Tensor) -> tf.Tensor:
+    return tf.cond(tf.rank(x) > 2, lambda: tf.shape(x)[2], lambda: tf.shape(x)[0])
+
+
+def _turned(x: tf.Tensor) -> tf.Tensor:
+    perm = tf.cond(tf.rank(x) > 2, lambda: tf.constant([0, 2, 1]), lambda: tf.constant([1, 0]))
+    return tf.transpose(x, perm)
+
+
+def _switched(x: tf.Tensor) -> tf.Tensor:
+    return tf.switch_case(
+        tf.rank(x),
+        [lambda: x, lambda: x, lambda: tf.transpose(x), lambda: tf.transpose(x, [0, 2, 1])],
+    )
+
+
+@pytest.mark.parametrize(
+    ("compute", "expected"),
+    [
+        (lambda x: tf.reshape(x, [_rows(x), -1]), "float32[?,?]"),
+        (_turned, "float32[?,?]"),
+        (_switched, "float32[?]"),
+    ],
+)
+def test_branch_that_is_not_taken_need_not_suit_the_inputs(
+    compute: Callable[[tf.Tensor], tf.Tensor], expected: str, tmp_path: Path
+) -> None:
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, "x")])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        kept = tf.cond(tf.reduce_sum(x) > 0, lambda: tf.sin(x), lambda: tf.cos(x))
+        return {"y": compute(x), "z": kept}
+
+    path = save_function(tmp_path / "model", serve)
+    graph = graph_of(path, input_shapes=("x=3,4",))
+    y, z = (graph.operators[graph.outputs[name]].inputs[0] for name in "yz")
+    assert (str(graph.spec(y)), str(graph.spec(z))) == (expected, "float32[3,4]")
+
+
 def test_loop_of_tensorflow_1_has_shapes(zoo_dir: ZooDir) -> None:
     graph = graph_of(zoo_dir("tf1"), batch_size=5)
     found = {o.name: str(o.outputs[0]) for o in graph.operators if o.outputs}
@@ -242,3 +280,14 @@ def test_shape_that_the_graph_refuses(tmp_path: Path) -> None:
     assert str(_only(graph_of(tmp_path / "model", input_shapes=("x=3,4",)), "MatMul").outputs[0])
     with pytest.raises(MoiraiError, match="TensorFlow cannot infer the shapes"):
         graph_of(tmp_path / "model", input_shapes=("x=3,5",))
+
+
+def test_shape_that_the_graph_refuses_beside_a_branch(tmp_path: Path) -> None:
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.float32, "x")])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": x @ tf.ones([4, 2]), "z": _turned(x)}
+
+    path = save_function(tmp_path / "model", serve)
+    assert str(_only(graph_of(path, input_shapes=("x=3,4",)), "MatMul").outputs[0])
+    with pytest.raises(MoiraiError, match="TensorFlow cannot infer the shapes"):
+        graph_of(path, input_shapes=("x=3,5",))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import tensorflow as tf
@@ -33,8 +35,8 @@ def trip_count(graph: Graph, loop: Operator) -> int | None:
     return min(counts, default=None)
 
 
-def static_value(graph: Graph, ref: TensorRef) -> int | None:
-    """The value of a scalar integer that constants and static shapes decide."""
+def static_value(graph: Graph, ref: TensorRef) -> Fraction | None:
+    """The number that constants and static shapes decide; None if it is none, or not finite."""
     wanted = _ancestors(graph, ref.producer)
     names = {graph.operators[i].name for i in wanted}
     graph_def = to_graph_def(graph)
@@ -44,8 +46,15 @@ def static_value(graph: Graph, ref: TensorRef) -> int | None:
     with tf.Graph().as_default() as imported:
         tf.import_graph_def(graph_def, name="")
         name = f"{graph.operators[ref.producer].name}:{ref.port}"
-        value: Any = tensor_util.try_evaluate_constant(imported.get_tensor_by_name(name))
-    return None if value is None or value.size != 1 else int(value)
+        tensor = imported.get_tensor_by_name(name)
+        value: Any = tensor_util.try_evaluate_constant(tensor)
+    if value is None or value.size != 1:
+        return None
+    number = value.reshape(-1)[0]
+    if tensor.dtype.is_integer:
+        return Fraction(int(number))
+    is_finite = tensor.dtype.is_floating and math.isfinite(number)
+    return Fraction(float(number)) if is_finite else None
 
 
 def _comparisons(graph: Graph, ref: TensorRef) -> Iterator[tuple[TensorRef, TensorRef]]:
@@ -73,12 +82,12 @@ def _count(
     """How often `counter < limit` holds, if counter, step and limit are static."""
     arguments = list(loop.arguments())
 
-    def given(position: int) -> int | None:
+    def given(position: int) -> Fraction | None:
         """The value that a loop variable starts with."""
         argument = arguments[position]
         return static_value(graph, argument) if isinstance(argument, TensorRef) else None
 
-    def unchanging(function: Body, ref: TensorRef) -> int | None:
+    def unchanging(function: Body, ref: TensorRef) -> Fraction | None:
         """The value of a constant in a function, or of an input that the body hands on."""
         position = _argument(function, ref)
         if position is None:
@@ -95,7 +104,7 @@ def _count(
     step, end = unchanging(body, added), unchanging(condition, limit)
     if start is None or end is None or step is None or step <= 0:
         return None
-    return max(0, -((start - end) // step))
+    return max(0, math.ceil((end - start) / step))
 
 
 def _added(body: Body, position: int) -> TensorRef | None:

@@ -8,7 +8,7 @@ does a branch if all branches agree.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cache
 from typing import Any
 
@@ -53,16 +53,45 @@ def infer(
     Raises:
       MoiraiError: TensorFlow refuses the graph; its own message is passed on.
     """
-    opened = {flat.name for flat in nodes if flat.node.op in LOWERED_OPS}
-    shapes = _shapes(_graph_def(nodes, placeholders, library, producer, opened))
+
+    @cache
+    def shapes_with(opened: frozenset[str]) -> _Shapes:
+        return _shapes(_graph_def(nodes, placeholders, library, producer, opened))
+
+    control_flow = frozenset(flat.name for flat in nodes if flat.node.op in LOWERED_OPS)
+    opened = _possible(shapes_with, sorted(control_flow))
+    shapes = shapes_with(opened)
     changing = {name for name in opened if not _agree(shapes, name)}
     if changing:
-        opened -= changing
-        shapes = _shapes(_graph_def(nodes, placeholders, library, producer, opened))
+        shapes = shapes_with(opened - changing)
     return [
         tuple(tensor_spec(t, _sizes(s)) for t, s in zip(flat.types, shapes[flat.name], strict=True))
         for flat in nodes
     ]
+
+
+def _possible(
+    shapes_with: Callable[[frozenset[str]], _Shapes],
+    names: Sequence[str],
+    others: frozenset[str] = frozenset(),
+) -> frozenset[str]:
+    """The control flow that can be opened, besides others that can.
+
+    A branch that is not taken for these inputs need not suit them (`tf.cond(tf.rank(x) > 1, ...)`).
+
+    Raises:
+      MoiraiError: TensorFlow refuses the graph as it is.
+    """
+    try:
+        shapes_with(others.union(names))
+    except MoiraiError:
+        shapes_with(others)
+    else:
+        return others.union(names)
+    if len(names) == 1:
+        return others
+    half = len(names) // 2
+    return _possible(shapes_with, names[half:], _possible(shapes_with, names[:half], others))
 
 
 def _graph_def(
@@ -70,7 +99,7 @@ def _graph_def(
     placeholders: Mapping[int, Sequence[int]],
     library: Any,
     producer: int,
-    opened: set[str],
+    opened: Set[str],
 ) -> Any:
     """The flat nodes, with the bodies of the opened control flow in its place."""
     graph_def = graph_pb2.GraphDef()
