@@ -225,3 +225,53 @@ def test_a_bias_that_is_no_weight(examiner: Examiner, tmp_path: Path, kind: str)
     assert ("activation" in fused.rule) == ("_and_" in kind)
     reports = [examiner(model, seed, grappler="on") for seed in (2, 4)]
     assert [finding.text for report in reports for finding in report.findings] == []
+
+
+# Compiled functions.
+
+_WEIGHTS = tf.Variable(tf.random.stateless_normal([4, 4], [1, 2]))
+
+
+@tf.function(jit_compile=True)
+def _compiled(a: tf.Tensor) -> tf.Tensor:
+    return tf.nn.softmax(a @ _WEIGHTS)
+
+
+@tf.function
+def _calls_compiled(a: tf.Tensor) -> tf.Tensor:
+    return _compiled(tf.sin(a))
+
+
+def _looped(a: tf.Tensor) -> tf.Tensor:
+    found: tf.Tensor = tf.while_loop(
+        lambda i, h: i < 2, lambda i, h: (i + 1, _compiled(h)), [0, a], maximum_iterations=2
+    )[1]
+    return found
+
+
+@pytest.mark.parametrize("compute", [_compiled, _calls_compiled, _looped])
+def test_a_compiled_function_that_reads_variables_stays_with_the_client(
+    tmp_path: Path, compute: Callable[[tf.Tensor], tf.Tensor]
+) -> None:
+    """`tf.saved_model.load` without options has all variables there, and XLA wants no others."""
+
+    @tf.function(input_signature=[X])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": tf.nn.softmax(compute(tf.exp(x))), "z": tf.nn.softmax(x @ _WEIGHTS)}
+
+    graph = graph_of(save_function(tmp_path / "model", serve, weights=_WEIGHTS))
+    (group,) = (g for g in graph.colocation if "compiled function" in g.reason)
+    ops = {graph.operators[m].op for m in group.members}
+    assert {"Placeholder", "VarHandleOp", "ReadVariableOp"} < ops
+    # The product that is not compiled is free, and so is a compiled function without variables.
+    assert not {"MatMul", "Softmax"} & ops
+
+
+def test_a_compiled_function_without_variables_is_free(tmp_path: Path) -> None:
+    pure = tf.function(tf.nn.softmax, jit_compile=True)
+
+    @tf.function(input_signature=[X])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": tf.sin(pure(tf.exp(x)))}
+
+    assert graph_of(save_function(tmp_path / "model", serve)).colocation == ()

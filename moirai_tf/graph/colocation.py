@@ -8,27 +8,32 @@ from typing import Any
 from moirai_tf.graph.calls import compiled
 from moirai_tf.graph.graph import CALL_OPS, CLIENT_OPS, LOWERED_OPS, ColocationGroup, Operator
 from moirai_tf.model.op_types import attr_of
+from moirai_tf.model.validate import function_attrs
 
 _SHARED_NAME_OPS = frozenset({"VarHandleOp", "HashTableV2", "MutableHashTableV2", "VariableV2"})
 _HANDLES = frozenset({"resource", "variant", "reference"})
 _LOOP_OPS = frozenset({"Enter", "RefEnter"})
 _SWITCH_OPS = frozenset({"Switch", "RefSwitch"})
+_COMPILE = "_XlaMustCompile"
 _NEAR = "loc:@"
 """Before a name in `_class`: the node wants to be on the device of the node of that name."""
 
 
 def colocation_groups(
-    operators: Sequence[Operator], arguments: Sequence[Mapping[str, int]] = ()
+    operators: Sequence[Operator],
+    arguments: Sequence[Mapping[str, int]],
+    functions: Mapping[str, Any],
 ) -> tuple[ColocationGroup, ...]:
-    """Groups from resource handles, reference edges, `_class`, shared names and control flow.
+    """Groups from handles of state, `_class`, shared names, control flow and compiled functions.
 
     Args:
       operators: of the flat graph, in topological order.
       arguments: for each operator, the arguments of its function that its `_class` names, each with
-        the operator that it comes from; may be left out for operators without calls.
+        the operator that it comes from.
+      functions: function name -> `FunctionDef`.
     """
     union = Union(len(operators))
-    for a, b, reason in _pairs(operators, arguments):
+    for a, b, reason in _pairs(operators, arguments, functions):
         union.join(a, b, reason)
     return union.groups()
 
@@ -40,7 +45,9 @@ def class_names(node: Any) -> list[str]:
 
 
 def _pairs(
-    operators: Sequence[Operator], arguments: Sequence[Mapping[str, int]]
+    operators: Sequence[Operator],
+    arguments: Sequence[Mapping[str, int]],
+    functions: Mapping[str, Any],
 ) -> Iterator[tuple[int, int, str]]:
     index = {o.name: i for i, o in enumerate(operators)}
     yield from _handles(operators)
@@ -50,6 +57,7 @@ def _pairs(
     yield from _switches(operators)
     yield from _control_flow(operators)
     yield from _call_constants(operators)
+    yield from _compiled(operators, functions)
 
 
 def _handles(operators: Sequence[Operator]) -> Iterator[tuple[int, int, str]]:
@@ -85,7 +93,7 @@ def _classes(
         for name in class_names(operator.node):
             others = [index.get(operator.scope.prefix + name)]
             if others == [None]:
-                argument = arguments[i].get(name) if i < len(arguments) else None
+                argument = arguments[i].get(name)
                 elsewhere = (index.get(place + name) for place in _places(operator))
                 others = [client, *([argument] if argument is not None else elsewhere)]
             yield from ((o, i, f"{_NEAR}{name}") for o in others if o is not None and o != i)
@@ -171,6 +179,33 @@ def _call_constants(operators: Sequence[Operator]) -> Iterator[tuple[int, int, s
             source = operators[ref.producer]
             if source.op == "Const" and source.scope is operator.scope:
                 yield ref.producer, i, f"constants of {operator.op} {operator.name}"
+
+
+def _compiled(
+    operators: Sequence[Operator], functions: Mapping[str, Any]
+) -> Iterator[tuple[int, int, str]]:
+    """Compiled functions that read variables stay with the client.
+
+    XLA refuses variables of other devices. A loader that does not know of the plan
+    (`tf.saved_model.load` without options) puts all variables on the default device.
+    """
+    client = _client(operators)
+    for i, operator in enumerate(operators):
+        reads = any(
+            operators[r.producer].outputs[r.port].dtype == "resource" for r in operator.inputs
+        )
+        if reads and client is not None and _compiles(operator.node, functions, set()):
+            yield client, i, f"variables of the compiled function of {operator.name}"
+
+
+def _compiles(node: Any, functions: Mapping[str, Any], seen: set[str]) -> bool:
+    """Whether XLA compiles what a node calls, or anything in there."""
+    called = {node.op, *(function.name for _, _, function in function_attrs(node))} - seen
+    bodies = [functions[name] for name in sorted(called) if name in functions]
+    seen |= called
+    return any(attr_of(holder, _COMPILE).b for holder in (node, *bodies)) or any(
+        _compiles(inner, functions, seen) for body in bodies for inner in body.node_def
+    )
 
 
 def _outer_frames(operator: Operator, frames: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

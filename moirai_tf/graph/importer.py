@@ -74,7 +74,7 @@ def import_graph(model: SavedModel, options: ImportOptions | None = None) -> Gra
         operators=tuple(operators),
         inputs=inputs,
         outputs=outputs,
-        colocation=colocation_groups(operators, [n.near for n in nodes]),
+        colocation=colocation_groups(operators, [n.near for n in nodes], functions),
         tags=tuple(sorted(meta_graph.meta_info_def.tags)),
         library=meta_graph.graph_def.library,
     )
