@@ -12,7 +12,7 @@ import tensorflow as tf
 from moirai_tf.graph.dump import dump_graph
 from moirai_tf.graph.graph import Graph
 from moirai_tf.graph.prune import prune
-from tests.saved_models import graph_of, ops_of, save_function, save_graph, zoo_options
+from tests.saved_models import edited, graph_of, ops_of, save_function, save_graph, zoo_options
 from tests.zoo import SMALL
 
 ZooDir = Callable[[str], Path]
@@ -116,6 +116,21 @@ def test_what_feeds_a_loop_variable_that_nobody_reads_goes(read: bool, tmp_path:
     gone = {"while/maximum_iterations"} if read else {"while/maximum_iterations", "Exp", "Cos"}
     assert _names(graph) - _names(pruned) == gone
     assert _unread(pruned, "While") == [(1, "while/maximum_iterations"), (4, "Exp")][: 2 - read]
+
+
+def test_a_loop_whose_body_is_not_inlined_needs_all_of_its_variables(tmp_path: Path) -> None:
+    @tf.function(input_signature=[X])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": _loop(tf.tanh(x), tf.exp(tf.cos(x)))[1]}
+
+    def mark(meta_graph: Any) -> None:
+        for function in meta_graph.graph_def.library.function:
+            function.attr["_noinline"].b = "while_body" in function.signature.name
+
+    model = save_function(tmp_path / "model", serve)
+    pruned = prune(graph_of(edited(model, tmp_path / "marked", mark)))
+    assert {"while/maximum_iterations", "Exp", "Cos"} <= _names(pruned)
+    assert _unread(pruned, "While") == []
 
 
 def test_an_unread_variable_may_come_from_what_others_read(tmp_path: Path) -> None:

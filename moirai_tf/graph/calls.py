@@ -71,11 +71,18 @@ class Calls:
         """
         name = attr_of(node, "f").func.name if node.op in CALL_OPS else ""
         function = self._functions.get(name)
-        if function is None or compiled(node) or _marked(function):
+        if function is None or compiled(node) or not self.inlinable(function):
             return None
         if self._stateful(function) and not (controls and self._is_safe(function)):
             return None
-        return None if self._is_dead(function) else function
+        return function
+
+    def inlinable(self, function: Any) -> bool:
+        """Whether TensorFlow inlines the function of a loop or branch that it takes apart.
+
+        What keeps effects together does not count there.
+        """
+        return not _marked(function) and not self._is_dead(function)
 
     def controlling(self, function: Any, *, controls: bool) -> frozenset[str]:
         """Nodes of an inlined body that a control edge leaves.

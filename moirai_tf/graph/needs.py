@@ -91,10 +91,13 @@ class Needs:
 
     def _arguments(self, name: str, ports: Ports, *, awaited: bool, strict: bool) -> Ports:
         """The arguments that an inlined function needs for some of its results."""
+        function = self._functions[name]
+        if not self._calls.inlinable(function):
+            return frozenset(range(len(function.signature.input_arg)))
         key = (name, ports, awaited, strict)
         if key not in self._known:
             self._known[key] = frozenset()  # a function may call itself
-            self._known[key] = self._reached(self._functions[name], ports, awaited, strict)
+            self._known[key] = self._reached(function, ports, awaited, strict)
         return self._known[key]
 
     def _reached(self, function: Any, ports: Ports, awaited: bool, strict: bool) -> Ports:
