@@ -275,3 +275,34 @@ def test_a_compiled_function_without_variables_is_free(tmp_path: Path) -> None:
         return {"y": tf.sin(pure(tf.exp(x)))}
 
     assert graph_of(save_function(tmp_path / "model", serve)).colocation == ()
+
+
+# Arithmetic on shapes that Grappler does where the shape is read.
+
+
+def _count(x: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_prod(tf.shape(tf.nn.softmax(tf.sin(x))))
+
+
+def _count_of_a_product(x: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_prod(tf.shape(x @ tf.transpose(x)), keepdims=True)
+
+
+def _count_of_an_input(x: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_prod(tf.shape(x, tf.int64))
+
+
+@pytest.mark.parametrize("count", [_count, _count_of_a_product, _count_of_an_input])
+def test_the_product_of_a_shape_is_where_the_shape_is_read(
+    tmp_path: Path, count: Callable[[tf.Tensor], tf.Tensor]
+) -> None:
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.float32, "x")])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": tf.nn.softmax(x) * tf.cast(count(x), tf.float32)}
+
+    graph = graph_of(save_function(tmp_path / "model", serve), input_shapes=("x=6,4",))
+    owners = [
+        {graph.operators[m].op for m in fused.members} for fused in coarsen(graph)[0].operators
+    ]
+    (found,) = (ops for ops in owners if "Prod" in ops)
+    assert "Shape" in found

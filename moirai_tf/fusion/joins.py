@@ -43,7 +43,7 @@ class Joins:
             is_identity = operator.op in ops.IDENTITIES
             if passed_on is not None and (is_identity or passed_on.producer in self.fused):
                 self._join_source(i, passed_on.producer)
-            elif operator.op in ops.SHAPE_SOURCES and len(operator.inputs) == 1:
+            elif self._reads_shape(i) and operator.inputs:
                 self._join_source(i, operator.inputs[0].producer)
 
     def views(self) -> None:
@@ -103,6 +103,18 @@ class Joins:
             readers = [r for r in self.analysis.graph.consumers[i] if not self._is_client(r)]
             if is_weight:
                 self.merger.colocate((i, *readers))
+
+    def _reads_shape(self, i: int) -> bool:
+        """Whether an operator reads one tensor's shape.
+
+        Grappler makes a `Size` of the product of a shape, where the shape is read
+        (`constant_folding.cc`).
+        """
+        operators = self.analysis.graph.operators
+        operator = operators[i]
+        if operator.op == "Prod":
+            return operators[operator.inputs[0].producer].op == "Shape"
+        return operator.op in ops.SHAPE_SOURCES and len(operator.inputs) == 1
 
     def _axis(self, i: int) -> object | None:
         """The constant axis of a concatenation; None for any other operator."""
