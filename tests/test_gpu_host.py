@@ -20,6 +20,8 @@ from moirai_tf.errors import MoiraiError
 from moirai_tf.machine import this_machine
 from moirai_tf.runtime.child import Child
 from tests.saved_models import save_function, save_graph
+from tests.scatter import scatter_pipeline
+from tests.zoo import ZOO
 
 CPU = "/device:CPU:0"
 GPUS = tuple(f"/device:GPU:{i}" for i in range(4))
@@ -214,3 +216,25 @@ def test_what_a_gpu_sends_to_itself_is_no_transfer(tmp_path: Path) -> None:
     proved, within = on_host(HOST, prove_compared, tmp_path)
     assert proved
     assert all(count >= 1 for count in within)
+
+
+def scatter(name: str, source: Path, output: Path) -> tuple[bool, set[str], str]:
+    pipeline = scatter_pipeline(ZOO[name], output, len(HOST.devices))
+    item = pipeline.run(moirai_tf.MoiraiItem(source, HOST))
+    assert item.report is not None
+    assert item.plan is not None
+    return item.report.ok, set(item.plan.placement.values()), str(item.report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["ensemble", "conv_net_export", "lstm", "cond", "called_twice", "bert", "gpt2", "inception_v3"],
+)
+def test_models_dealt_out_to_gpus(
+    name: str, zoo_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Values equal the CPU's, and every operator is where it was dealt, on any of five devices."""
+    proved, used, report = on_host(HOST, scatter, name, zoo_dir(name), tmp_path / "placed")
+    assert proved, report
+    assert used & set(GPUS)

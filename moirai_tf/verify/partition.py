@@ -71,6 +71,8 @@ class Send:
     """What it carries depends on variables or large constants, and on no input."""
     unused: bool
     """No output and no operator of the plan needs it."""
+    on_host: bool
+    """It arrives in host memory, although the device may be a GPU."""
 
 
 class PartitionedGraph:
@@ -125,6 +127,7 @@ class PartitionedGraph:
             control=self._is_control(send),
             weights=send.name in self._from_weights and send.name not in self._from_inputs,
             unused=send.name not in self._needed,
+            on_host=self.nodes[self._arrivals.get(send.name, send.name)].op == "_HostRecv",
         )
 
     def _is_control(self, send: Any) -> bool:

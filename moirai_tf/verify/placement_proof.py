@@ -45,7 +45,7 @@ def prove(evidence: Evidence, plan: Plan, *, grappler: bool) -> tuple[RunProof, 
     graph = evidence.graph
     proved, executed, findings = _operators(evidence, grappler=grappler)
     findings += _untold(evidence, proved)
-    crossing = [s for s in graph.sends if s.source != s.target]
+    crossing = _crossing(graph.sends)
     sends = [s for s in crossing if not s.control and (grappler or not s.unused)]
     own = [s for s in sends if s.origin.operator not in graph.names.captured]
     data = _once(own)
@@ -78,6 +78,17 @@ def prove(evidence: Evidence, plan: Plan, *, grappler: bool) -> tuple[RunProof, 
         within=len(graph.sends) - len(crossing),
     )
     return proof, findings
+
+
+def _crossing(sends: Sequence[Send]) -> list[Send]:
+    """Sends between devices, each tensor once although a GPU may want it in host memory too."""
+    to_devices = {(s.control, _key(s)) for s in sends if not s.on_host}
+    return [
+        send
+        for send in sends
+        if send.source != send.target
+        and not (send.on_host and (send.control, _key(send)) in to_devices)
+    ]
 
 
 def _operators(evidence: Evidence, *, grappler: bool) -> tuple[set[str], set[str], list[Finding]]:

@@ -101,7 +101,7 @@ class RunProof:
     ordered: int = 0
     """Precedences of the plan's order that the partition graphs enforce."""
     within: int = 0
-    """Tensors that TensorFlow copies between a GPU's memory and the host's for its own kernels."""
+    """Tensors sent within a GPU, or to it once more, because a kernel wants them in host memory."""
     repeated: int = 0
     """Further transfers of a tensor that several inlined calls pass on; Grappler removes them."""
 
@@ -193,7 +193,7 @@ def _proof_line(proof: RunProof) -> str:
         (proof.unused, "to unused operators"),
         (proof.control, "for control only"),
         (proof.planned_weights, "of weights, as planned"),
-        (proof.within, "between a GPU's memory and the host's, within one device"),
+        (proof.within, "more for the host memory of GPUs"),
     )
     parts = [
         f"{_count(proof.operators, 'operator')} on their devices{executed}",
