@@ -124,7 +124,7 @@ def _shapes(graph_def: Any) -> _Shapes:
     try:
         with tf.Graph().as_default() as graph:
             tf.graph_util.import_graph_def(graph_def, name="")
-    except (OpError, ValueError) as error:
+    except (OpError, TypeError, ValueError) as error:
         raise MoiraiError(
             f"TensorFlow cannot infer the shapes of this graph: {error}",
             why="sizes of tensors decide the cost of transfers and the memory of devices",
