@@ -31,9 +31,12 @@ setup(
         "gurobi": ["gurobipy>=12"],
         "lint": ["mypy>=2.4,<3", "ruff>=0.17,<0.18", "types-PyYAML"],
         "test": [
-            "hypothesis", "keras-hub>=0.31,<0.33", "pytest>=9,<10", "pytest-xdist>=3.8",
+            "hypothesis",
+            "keras-hub>=0.31,<0.33",
+            "pytest>=9,<10",
+            "pytest-xdist>=3.8",
             "tensorflow-text>=2.18,<2.22",
-        ],  # fmt: skip
+        ],
     },
     entry_points={
         "console_scripts": [
