@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tensorflow.core.protobuf import config_pb2
 
+from moirai_tf.bench.measured import measured_step
 from moirai_tf.cluster import Link
 from moirai_tf.cost.gpu_steps import gpu_times, with_rests
 from moirai_tf.cost.layouts import Layout
@@ -91,6 +92,16 @@ def test_kernels_that_another_server_launched_are_not_counted(metadata: Any) -> 
     record(stream, "some_kernel", 300, 7)
     (step,) = device_steps(metadata, owners.get).values()
     assert step.kernel_ns[UNKNOWN] == 7_500
+
+
+def test_a_trace_has_the_kernels_of_a_loop_once(metadata: Any) -> None:
+    """`b` is launched twice and has two kernels; the first record, of `shape`, is at 80 us."""
+    launch(metadata.step_stats.dev_stats[0], "b", 151, 2)
+    step = measured_step(metadata, {f"{TASK}{GPU}": GPU}, lambda kernel: None)
+    spans = [(s.name, s.start_ns, s.finish_ns) for s in step.timeline.spans]
+    assert spans == [
+        ("shape", 0, 3_000), ("a", 20_000, 40_500), ("b", 70_000, 74_500), ("b", 74_000, 80_500),
+    ]  # fmt: skip
 
 
 def chain() -> Any:

@@ -103,7 +103,10 @@ def _kernels(
                 node.all_start_nanos + node.op_start_rel_nanos,
                 node.all_start_nanos + max(node.op_start_rel_nanos, node.op_end_rel_nanos),
             )
-            for start_ns, finish_ns in streams.get(name, [launched_ns]):
+            times_ns = streams.get(name, [launched_ns])
+            if name in streams:
+                streams[name] = []  # a loop launches a node many times, but has its kernels once
+            for start_ns, finish_ns in times_ns:
                 yield Span(
                     known or name,
                     devices[stats.device],
