@@ -44,7 +44,8 @@ def run(main: Callable[[], int | None]) -> None:
             raise app.UsageError(f"unexpected argument {argv[1]!r}; every input has a flag")
         _show_progress()
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, _end)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, _end)
         try:
             if "op_library" in flags.FLAGS:
                 load_op_libraries(flags.FLAGS["op_library"].value)

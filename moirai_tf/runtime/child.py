@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -164,5 +165,9 @@ if __name__ == "__main__":
     threading.Thread(
         target=_end_with_parent, args=(int(sys.argv[2]), directory), daemon=True
     ).start()
-    _serve(directory)
+    try:
+        _serve(directory)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
     os._exit(0)  # TensorFlow waits at exit, for ever, for workers that are gone
