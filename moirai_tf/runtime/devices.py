@@ -24,7 +24,6 @@ _DESCRIPTION = re.compile(
     r"\bname: (?P<model>.*?), pci bus id: .*?(?:, compute capability: (?P<architecture>\S+))?$"
 )
 """`physical_device_desc` of a GPU."""
-_ANSWER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +182,12 @@ def has_gpus_here(cluster: Cluster) -> bool:
     )
 
 
-def gpu_models(cluster: Cluster) -> dict[str, str]:
-    """GPU of a cluster -> its model, as it says itself; starts the GPUs of this process.
+def gpu_models(cluster: Cluster, found: Sequence[FoundDevice]) -> dict[str, str]:
+    """GPU of a cluster -> its model, as it says itself.
+
+    Args:
+      cluster: the devices.
+      found: those that its servers have; none if it is this process, whose GPUs are then started.
 
     Raises:
       MoiraiError: one is another model, or has less memory, than the cluster says.
@@ -192,8 +195,6 @@ def gpu_models(cluster: Cluster) -> dict[str, str]:
     gpus = [device for device in cluster.devices if device.type == "GPU"]
     if not gpus:
         return {}
-    addresses = cluster.addresses.values()
-    found = [d for address in addresses for d in server_devices(address, _ANSWER_S)]
     by_name = {full_name(d.name): d for d in found or local_devices(memory=True)}
     models = {}
     for device in gpus:

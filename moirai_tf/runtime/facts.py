@@ -24,8 +24,8 @@ def worker_facts(cluster: Cluster) -> dict[str, dict[str, str]]:
         is another one or has less memory.
     """
     with open_session(cluster) as opened:
-        check_identity(opened)
-        gpus = {name: {"gpu": model} for name, model in gpu_models(cluster).items() if model}
+        models = gpu_models(cluster, check_identity(opened))
+        gpus = {name: {"gpu": model} for name, model in models.items() if model}
         by_task = {
             task: _facts(opened, task) for task in dict.fromkeys(d.task for d in cluster.devices)
         }
