@@ -51,12 +51,15 @@ class HostMemories:
         return bool(ports) and hosted.issuperset(ports)
 
     def stays_on_host(self, ref: TensorRef, to_gpu: bool) -> bool:
-        """Whether a tensor between a GPU and a CPU of its server never leaves host memory."""
+        """Whether a tensor between a GPU and a CPU of its server never leaves host memory.
+
+        A control dependency, which nobody reads, is no tensor and does not stay.
+        """
         if not to_gpu:
             return self.made_on_host(ref)
         readers = self._graph.consumers[ref.producer]
         mine = [i for i in readers if ref in self._graph.operators[i].inputs]
-        return all(self.wanted_on_host(reader, ref) for reader in mine)
+        return bool(mine) and all(self.wanted_on_host(reader, ref) for reader in mine)
 
     def copies_ns(self, consumer: int, device: str, host: str, links: Links) -> int:
         """What an operator on a GPU waits for tensors of the same GPU that change memory.
