@@ -11,8 +11,8 @@ where operands(m) are the bytes of all inputs and outputs of m, and kept(m) of t
 inside: a fused kernel neither writes nor reads them. A computed time of a GPU holds the launch of a
 kernel of its own, of which a fused kernel needs one. Measured times have no traffic and no launch,
 because they are those of the operators after fusion; their fused time is their sum. The subtracted
-parts are at most traffic(m), so the result is never more than the sum of the parts, and never less
-than the sum (hence the largest) of their compute times.
+parts are at most traffic(m) and launches that times hold, so the result is never more than the sum
+of the parts, and never less than the sum (hence the largest) of their compute times.
 """
 
 from __future__ import annotations

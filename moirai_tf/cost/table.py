@@ -59,7 +59,7 @@ class Measurement:
     scratch_bytes: int = 0
     """The most that one kernel took and gave back before it was done."""
     stream_ns: int = 0
-    """Part of `attributed_ns` that kernels ran on a GPU's stream; the rest is longer launches."""
+    """What kernels ran on a GPU's streams, unknown ones included; 0 for a CPU."""
     copied_ns: int = 0
     """Copies from and to a GPU in one step, feeds and results included; 0 for a CPU."""
 
