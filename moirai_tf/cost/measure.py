@@ -74,14 +74,15 @@ def loaded(cluster: Cluster, placed: Path, graph: Graph) -> Iterator[ClusterSess
     Raises:
       MoiraiError: a worker is missing or dies, or the model cannot be loaded or run.
     """
+    where = "the workers" if cluster.remote else "the devices of this machine"
     with open_session(cluster) as opened:
         with (
-            explained("the model cannot be loaded on the workers", _WHY, loading=True),
+            explained(f"the model cannot be loaded on {where}", _WHY, loading=True),
             opened.named_failures(),
         ):
             load_in_session(placed, opened.session, graph.tags)
             fill_variables(opened.session, graph)
-        with explained("the model cannot be run on the workers", _WHY):
+        with explained(f"the model cannot be run on {where}", _WHY):
             yield opened
 
 

@@ -17,9 +17,10 @@ from moirai_tf.graph.input_shapes import declared_shapes, fixed_shapes, given_sh
 from moirai_tf.graph.kernels import device_types
 from moirai_tf.graph.memory import resident_bytes, weight_bytes
 from moirai_tf.model.input_files import INPUTS_HELP, read_inputs
+from moirai_tf.model.load import tensors
 from moirai_tf.model.op_libraries import OpLibraryOptions
 from moirai_tf.model.saved_model import SavedModel, chosen_signature, signature_def
-from moirai_tf.model.validate import input_node, tensor_names
+from moirai_tf.model.validate import input_node
 from moirai_tf.options import option
 
 
@@ -95,7 +96,7 @@ def _flatten(
     meta_graph: Any, signature: Any
 ) -> tuple[Flattener, dict[str, str], dict[str, str], list[TensorRef]]:
     """The flat nodes, the tensors that are fed and fetched, and where these are."""
-    fed, fetched = _tensors(signature.inputs), _tensors(signature.outputs)
+    fed, fetched = tensors(signature.inputs), tensors(signature.outputs)
     flattener = Flattener(meta_graph.graph_def.library)
     results = flattener.flatten(
         meta_graph.graph_def.node,
@@ -122,18 +123,6 @@ def _check_fed(nodes: Sequence[FlatNode], fed: frozenset[int]) -> None:
                 why="TensorFlow cannot compute the outputs without it, nor is its size known",
                 fix="choose a signature that feeds it, or export the model with one",
             )
-
-
-def _tensors(infos: Mapping[str, Any]) -> dict[str, str]:
-    """Signature key -> tensor; the parts of a composite are numbered `key/0`, `key/1`."""
-    found: dict[str, str] = {}
-    for key in sorted(infos):
-        names = tensor_names(infos[key])
-        if len(names) == 1:
-            found[key] = names[0]
-        else:
-            found.update({f"{key}/{i}": name for i, name in enumerate(names)})
-    return found
 
 
 def operator_of(
