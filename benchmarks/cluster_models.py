@@ -86,7 +86,7 @@ def _two_tower() -> keras.Model:
 
 def _dlrm() -> keras.Model:
     """A recommender whose largest table fits on none of the GPUs it is measured on."""
-    dense = keras.Input((64,), name="dense")
+    dense = keras.Input((64,), name="numbers")
     vectors, features = [keras.layers.Dense(_VECTOR, activation="relu")(dense)], [dense]
     for number, rows in enumerate((600_000, 100_000, 100_000, 50_000, 50_000, 10_000)):
         feature = keras.Input((16,), dtype="int32", name=f"ids_{number}")

@@ -16,19 +16,22 @@ _FILES = {
 }
 
 
+_MEMORY_BYTES = 4_000_000_000
+"""Of every GPU unless a model is to fit on none: room for all outputs of a step at once."""
+
+
 def emulated_cluster(kind: str, gpu_memory_bytes: int | None = None) -> Cluster:
     """A host or two with emulated GPUs.
 
     Args:
       kind: `gpu` (one), `gpus` (four unequal ones), `servers` (two servers with two each), or
         `equal_gpus` (two alike).
-      gpu_memory_bytes: capacity of every GPU instead of its own.
+      gpu_memory_bytes: capacity of every GPU; None for plenty.
     """
     cluster = _equal() if kind == "equal_gpus" else read_cluster(_CONFIGS / _FILES[kind])
-    if gpu_memory_bytes is None:
-        return cluster
+    capacity = _MEMORY_BYTES if gpu_memory_bytes is None else gpu_memory_bytes
     devices = (
-        replace(device, memory_bytes=gpu_memory_bytes) if device.type == "GPU" else device
+        replace(device, memory_bytes=capacity) if device.type == "GPU" else device
         for device in cluster.devices
     )
     return replace(cluster, devices=tuple(devices))

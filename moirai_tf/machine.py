@@ -27,9 +27,10 @@ _CHILD = Child(
 
 
 def this_machine(*, links: bool = False) -> Cluster:
-    """The devices that TensorFlow has in this process, as a cluster.
+    """The devices of this machine as TensorFlow finds them, as a cluster.
 
-    GPUs are started in a process of its own, which leaves their memory to this one.
+    GPUs are started in a process of its own, which leaves their memory to this one. It sees what
+    the environment shows (`CUDA_VISIBLE_DEVICES`), not what this process configured.
 
     Args:
       links: whether to measure the links too; by default they are like PCIe's, to be measured when

@@ -29,6 +29,8 @@ from moirai_tf.graph.graph import Graph, TensorRef
 _LEAST_ATTRIBUTED = 0.5
 _LARGEST_REST_NS = 500_000
 """A rest up to this may be more than half of a step: small models are over sooner than answered."""
+_LONGEST_LAUNCH_NS = 100_000
+"""What a busy host takes at most to launch the next kernel."""
 
 
 def gpu_times(
@@ -63,6 +65,8 @@ def gpu_times(
     ]
     waits = np.maximum(0.0, waits - np.array(copies, dtype=float))
     rest_ns, scale = 0.0, 1.0
+    if not shown[0].whole:  # a piece also waits for the devices that hold the rest
+        waits = np.minimum(waits, _LONGEST_LAUNCH_NS)
     if shown[0].whole:
         busy_ns = measurement.latency_ns - measurement.fixed_ns - measurement.moved_ns
         left_ns = max(0.0, busy_ns - float(kernels.sum()))

@@ -4,6 +4,9 @@ A kernel on a GPU has some arguments in host memory: shapes, axes, and most of w
 their producer on the same GPU leaves them in the GPU's memory, TensorFlow sends the tensor from the
 device to itself, which takes as long as a copy to the CPU of its server. The other way round too.
 From a CPU such an argument costs nothing, as it is where it is wanted.
+
+The placement problem knows no cost of a tensor within one device. So a reader that would wait on a
+GPU is charged for it there wherever its producer is, which is too much if that is a CPU.
 """
 
 from __future__ import annotations
