@@ -25,6 +25,7 @@ from moirai_tf.cost.table import Measurement
 from moirai_tf.cost.traced import TracedLayout, own_ns
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph, TensorRef
+from moirai_tf.runtime.gpu_records import gpu_index
 
 _LEAST_ATTRIBUTED = 0.5
 _LARGEST_REST_NS = 500_000
@@ -117,7 +118,7 @@ def with_rests(
     """What taking part adds to a step, with the rests of GPUs that their profiles found."""
     return {
         name: measured[name].fixed_ns - client_ns
-        if "/device:GPU:" in name and name in measured
+        if gpu_index(name) is not None and name in measured
         else ns
         for name, ns in device_ns.items()
     }

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from moirai_tf.runtime.gpu_records import gpu_index
+
 
 def pooled(
     times_ns: Mapping[str, Sequence[int]], machines: Mapping[str, Mapping[str, str]]
@@ -38,7 +40,7 @@ def pooled(
 
 
 def _kind(device: str, machine: Mapping[str, str]) -> tuple[str, ...]:
-    if "/device:GPU:" in device:
+    if gpu_index(device) is not None:
         return ("GPU", machine["gpu"]) if "gpu" in machine else (device,)
     if not {"processor", "cores"} <= machine.keys():
         return (device,)

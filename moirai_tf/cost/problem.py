@@ -44,9 +44,36 @@ def build_problem(
     """
     table.require_fit(coarse.fine, cluster)
     costs = fused_costs(coarse, table)
-    has_gpus = any(device.type == GPU for device in cluster.devices)
     links = links_of(cluster, table.links)
     memories = HostMemories(coarse.fine)
+    transfer_times = _transfer_times(coarse, cluster, memories, links)
+    return placement.Problem(
+        name=coarse.fine.signature,
+        devices=tuple(placement.Device(d.name, d.memory_bytes) for d in cluster.devices),
+        operators=tuple(
+            placement.Operator(
+                fused.name,
+                _compute_ns(fused, cluster, costs, memories, links),
+                costs.memory_bytes(i, fused),
+            )
+            for i, fused in enumerate(coarse.operators)
+        ),
+        tensors=tuple(
+            placement.Tensor(tensor.producer, tensor.consumers, time_ns)
+            for tensor, time_ns in zip(coarse.tensors, transfer_times, strict=True)
+        ),
+        colocation=coarse.colocation,
+        transfers=transfers,
+        congestion=congestion,
+        source=f"cluster {cluster.name}",
+    )
+
+
+def _transfer_times(
+    coarse: CoarseGraph, cluster: Cluster, memories: HostMemories, links: Links
+) -> list[Matrix]:
+    """Time of every tensor of a coarse graph from device to device, in nanoseconds."""
+    has_gpus = any(device.type == GPU for device in cluster.devices)
 
     @cache
     def matrix(nbytes: int, made_on_host: bool, wanted_on_host: bool) -> Matrix:
@@ -72,30 +99,7 @@ def build_problem(
             all(memories.wanted_on_host(reader, tensor.source) for reader in readers),
         )
 
-    return placement.Problem(
-        name=coarse.fine.signature,
-        devices=tuple(placement.Device(d.name, d.memory_bytes) for d in cluster.devices),
-        operators=tuple(
-            placement.Operator(
-                fused.name,
-                _compute_ns(fused, cluster, costs, memories, links),
-                costs.memory_bytes(i, fused),
-            )
-            for i, fused in enumerate(coarse.operators)
-        ),
-        tensors=tuple(
-            placement.Tensor(
-                tensor.producer,
-                tensor.consumers,
-                times_ns(tensor),
-            )
-            for tensor in coarse.tensors
-        ),
-        colocation=coarse.colocation,
-        transfers=transfers,
-        congestion=congestion,
-        source=f"cluster {cluster.name}",
-    )
+    return [times_ns(tensor) for tensor in coarse.tensors]
 
 
 def tensor_bytes(tensor: CoarseTensor) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moirai_tf.cost.xplane import UNKNOWN
-from moirai_tf.runtime.gpu_records import GpuRecord, gpu_copies, gpu_kernels, is_record
+from moirai_tf.runtime.gpu_records import GpuRecord, gpu_copies, gpu_index, gpu_kernels, is_record
 
 _NO_KERNELS = frozenset({"_Send", "_Recv", "_HostSend", "_HostRecv"})
 """Nodes that wait or hand over: transfers, which are measured by themselves."""
@@ -94,10 +94,10 @@ def _with_streams(
     Records do not tell the server. An operator runs on one device, so those of operators that
     another executor launched are another GPU's.
     """
-    _, is_gpu, index = device.rpartition("/device:GPU:")
-    if not is_gpu:
+    index = gpu_index(device)
+    if index is None:
         return launched
-    ran = [(record, _owner_of(record, owner)) for record in gpu_kernels(step_stats, int(index))]
+    ran = [(record, _owner_of(record, owner)) for record in gpu_kernels(step_stats, index)]
     ran = [(record, key) for record, key in ran if key in launched.kernel_ns or key == UNKNOWN]
     kernel_ns: dict[int, int] = {}
     kernels: dict[int, int] = {}
@@ -109,7 +109,7 @@ def _with_streams(
         kernels[key] = kernels.get(key, 0) + 1
         wait_ns[key] = wait_ns.get(key, 0) + (max(0, record.start_ns - idle_ns) if idle_ns else 0)
         idle_ns = max(idle_ns, record.start_ns + record.time_ns)
-    copied_ns = sum(record.time_ns for record in gpu_copies(step_stats, int(index)))
+    copied_ns = sum(record.time_ns for record in gpu_copies(step_stats, index))
     return DeviceStep(kernel_ns, kernels, wait_ns, copied_ns)
 
 

@@ -37,6 +37,7 @@ from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.rewrite.make_plan import transfers_of
 from moirai_tf.rewrite.order import plan_order
 from moirai_tf.runtime.devices import full_name
+from moirai_tf.runtime.gpu_records import gpu_index
 from moirai_tf.runtime.placed import write_placed
 from moirai_tf.runtime.timing import elapsed_ns, warm_up
 
@@ -82,7 +83,7 @@ def measure_devices(
         measurement = _measurement(traced, fixed_ns, moved_ns)
         found[device] = (
             gpu_times(graph, shown, traced, measurement, host, by_pair)
-            if _is_gpu(device)
+            if gpu_index(device) is not None
             else _calibrated(graph, shown, traced, measurement)
         )
     return found
@@ -105,7 +106,7 @@ class _Subject:
         with tempfile.TemporaryDirectory(prefix="moirai_profile_") as work:
             free, ordered = Path(work) / "free", Path(work) / "ordered"
             write_placed(self.model, self.graph, self.cluster, layout.placement, free)
-            if _is_gpu(layout.device):
+            if gpu_index(layout.device) is not None:
                 return self._traced(free, layout.device, self._latencies(free))
             write_placed(
                 self.model, self.graph, self.cluster, layout.placement, ordered,
@@ -187,7 +188,7 @@ def _moved_ns(graph: Graph, layout: Layout, host: str, links: Links) -> int:
     wanted, in host memory anyway.
     """
     transfers = transfers_of(graph, layout.placement)
-    if not _is_gpu(layout.device):
+    if gpu_index(layout.device) is None:
         return sum(links[t.source, t.target].transfer_ns(t.nbytes) for t in transfers)
     memories = HostMemories(graph)
     crossing = (
@@ -202,10 +203,6 @@ def _moved_ns(graph: Graph, layout: Layout, host: str, links: Links) -> int:
         if layout.placement[operator.name] == layout.device
     )
     return sum(crossing) + sum(within)
-
-
-def _is_gpu(device: str) -> bool:
-    return "/device:GPU:" in device
 
 
 def _measurement(traced: Sequence[TracedLayout], fixed_ns: int, moved_ns: int) -> Measurement:

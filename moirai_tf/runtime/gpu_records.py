@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _RECORD = re.compile(r"/device:GPU:(?P<index>\d+)/(?P<kind>stream:all|stream:.*|memcpy|sync)")
+_GPU = re.compile(r".*/device:GPU:(?P<index>\d+)")
 _KERNELS, _COPIES = "stream:all", "memcpy"
 _NS_PER_US = 1000
 
@@ -41,6 +42,12 @@ class GpuRecord:
     """On the clock of the machine's statistics; a multiple of a microsecond."""
     time_ns: int
     """How long it took. The record is cut to whole microseconds; half of one is added again."""
+
+
+def gpu_index(device: str) -> int | None:
+    """The number of a GPU in its process; None for any other device, and for records."""
+    found = _GPU.fullmatch(device)
+    return None if found is None else int(found["index"])
 
 
 def is_record(device: str) -> bool:
