@@ -11,7 +11,7 @@ from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.graph.graph import CLIENT_OPS
 from moirai_tf.placement import Problem
 from moirai_tf.placement.collisions import Limit
-from moirai_tf.placement.restrict import device_index
+from moirai_tf.placement.constraints import device_index
 
 
 def limits_of(

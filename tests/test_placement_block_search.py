@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moirai_tf.placement import Problem
-from moirai_tf.placement.decomposition.assignment import search_block
-from moirai_tf.placement.decomposition.blocks import BlockClass, split
-from moirai_tf.placement.decomposition.cutting import Cutting
-from moirai_tf.placement.decomposition.enumeration import enumerate_block
-from moirai_tf.placement.decomposition.work import NEVER
+from moirai_tf.placement.exact.blocks.block import BlockClass, split
+from moirai_tf.placement.exact.blocks.block_arrays import NEVER
+from moirai_tf.placement.exact.blocks.cut import Cutting
+from moirai_tf.placement.exact.blocks.enumeration import enumerate_block
+from moirai_tf.placement.exact.blocks.search import search_block
 from moirai_tf.placement.problem import BoolArray, IntArray
 from tests.placement_brute_force import optimum
 from tests.placement_cases import MODES, problem_of, problems

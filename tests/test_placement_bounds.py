@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moirai_tf.placement import Bound, Problem, SolveOptions, bounds, relaxation, solve
-from moirai_tf.placement.linear import ModelBuilder, dual_bound
-from moirai_tf.placement.milp.outcome import Limits
-from moirai_tf.placement.milp.reach import reachable
+from moirai_tf.placement import Bound, Problem, SolveOptions, solve
+from moirai_tf.placement.bound import paths, relaxation
+from moirai_tf.placement.bound.linear_program import ModelBuilder, dual_bound
+from moirai_tf.placement.exact.milp.outcome import Limits
+from moirai_tf.placement.exact.milp.reach import reachable
 from moirai_tf.placement.problem import IntArray
 from tests.placement_brute_force import optimum
 from tests.placement_cases import MODES, layered, problem_of, problems
@@ -26,28 +27,28 @@ def test_critical_path_pays_transfers_that_bans_force() -> None:
     """a only on d0, b only on d1: 2 + 5 + 3 = 10. Without the ban b takes 3 on d0: 2 + 3 = 5."""
     forced = problem_of({"a": (2, None), "b": (None, 3)}, [("a", "b", 5)])
     free = problem_of({"a": (2, None), "b": (3, 3)}, [("a", "b", 5)])
-    assert bounds.critical_path(forced).value_ns == 10
-    assert bounds.critical_path(free).value_ns == 5
+    assert paths.critical_path(forced).value_ns == 10
+    assert paths.critical_path(free).value_ns == 5
 
 
 def test_critical_path_pays_the_dearer_of_compute_and_way() -> None:
     """a 1 on d0, b 1 on d1, else 9 each; the way 4. Both at their best: 1 + 4 + 1 = 6, not 2."""
     problem = problem_of({"a": (1, 9), "b": (9, 1)}, [("a", "b", 4)])
-    assert bounds.critical_path(problem).value_ns == 6
+    assert paths.critical_path(problem).value_ns == 6
 
 
 def test_group_has_no_way_between_its_members() -> None:
     """Together on one device: 1 + 9 = 10."""
     problem = problem_of({"a": (1, 9), "b": (9, 1)}, [("a", "b", 4)], colocation=((0, 1),))
-    assert bounds.critical_path(problem).value_ns == 10
+    assert paths.critical_path(problem).value_ns == 10
 
 
 def test_heads_and_tails_by_hand() -> None:
     """a (1 | 9), b (9 | 1), way 4. b starts on d0 after 1, on d1 after min(1 + 4, 9) = 5."""
     problem = problem_of({"a": (1, 9), "b": (9, 1)}, [("a", "b", 4)])
-    assert bounds.heads_ns(problem).tolist() == [[0, 0], [1, 5]]
+    assert paths.heads_ns(problem).tolist() == [[0, 0], [1, 5]]
     # a's tail on d0: 1 + min(9, 4 + 1) = 6; on d1: 9 + min(1, 4 + 9) = 10
-    assert bounds.tails_ns(problem).tolist() == [[6, 10], [9, 1]]
+    assert paths.tails_ns(problem).tolist() == [[6, 10], [9, 1]]
 
 
 def test_blocks_between_cuts_add_up() -> None:
@@ -57,10 +58,10 @@ def test_blocks_between_cuts_add_up() -> None:
         {"s": (1, 1), **dict.fromkeys(names, (6, 6)), "t": (1, 1)},
         [("s", "x y z", 0), *((name, "t", 0) for name in names)],
     )
-    assert bounds.cuts(problem) == [0, 4]
-    assert bounds.blocks(problem) == [(None, [], 0), (0, [1, 2, 3], 4), (4, [], None)]
-    assert bounds.critical_path(problem).value_ns == 8
-    assert bounds.blockwise(problem).value_ns == 11
+    assert paths.cuts(problem) == [0, 4]
+    assert paths.blocks(problem) == [(None, [], 0), (0, [1, 2, 3], 4), (4, [], None)]
+    assert paths.critical_path(problem).value_ns == 8
+    assert paths.blockwise(problem).value_ns == 11
 
 
 def test_linear_relaxation_sees_memory() -> None:
@@ -85,7 +86,7 @@ HOURGLASS = problem_of(
 
 def test_interval_between_heads_and_tails_holds_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work 31 / 2 gives 16, the path 14; 18 of work between 4 and 4 before the end: 8 + 9 = 17."""
-    assert bounds.cuts(HOURGLASS) == []
+    assert paths.cuts(HOURGLASS) == []
     assert relaxation.linear(HOURGLASS, 40, LIMITS).value_ns == 17
     monkeypatch.setattr(relaxation, "intervals", lambda *_: iter(()))
     assert relaxation.linear(HOURGLASS, 40, LIMITS).value_ns == 16
@@ -96,7 +97,7 @@ def test_energy_of_an_interval_by_hand() -> None:
 
     From 4 on u has nothing left to do if it started at 0; v may be done before 4 to the end.
     """
-    heads, tails = bounds.heads_ns(HOURGLASS), bounds.tails_ns(HOURGLASS)
+    heads, tails = paths.heads_ns(HOURGLASS), paths.tails_ns(HOURGLASS)
     found = {
         (head, tail): energy[:, 0].tolist()
         for head, tail, energy in relaxation.intervals(HOURGLASS, [*range(7)], heads, tails)
@@ -171,7 +172,7 @@ def test_broken_way_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_quantum_rounds_a_bound_up() -> None:
     problem = problem_of({"a": (10, 15)}, [])
-    assert [bounds.round_up(problem, value) for value in (10, 10.1, 11, 15.0)] == [10, 15, 15, 15]
+    assert [paths.round_up(problem, value) for value in (10, 10.1, 11, 15.0)] == [10, 15, 15, 15]
 
 
 @settings(max_examples=60, deadline=None)
@@ -195,12 +196,12 @@ def test_no_bound_is_above_the_optimum_of_the_exact_model(transfers: str, conges
 def _unsound(problem: Problem, best_ns: int) -> list[Bound]:
     """Bounds above the optimum."""
     found = (
-        bounds.critical_path(problem),
-        bounds.blockwise(problem),
+        paths.critical_path(problem),
+        paths.blockwise(problem),
         relaxation.linear(problem, 2 * best_ns + 10, LIMITS),
         relaxation.linear(problem, 2 * best_ns + 10, LIMITS, ways=True),
     )
-    return [bound for bound in found if bounds.round_up(problem, bound.value_ns) > best_ns]
+    return [bound for bound in found if paths.round_up(problem, bound.value_ns) > best_ns]
 
 
 @settings(max_examples=60, deadline=None)
@@ -208,7 +209,7 @@ def _unsound(problem: Problem, best_ns: int) -> list[Bound]:
 def test_cuts_are_the_operators_comparable_with_all(problem: Problem) -> None:
     reach = reachable(problem)
     expected = {i for i in range(len(reach)) if (reach[i] | reach[:, i]).all()}
-    assert set(bounds.cuts(problem)) == expected
+    assert set(paths.cuts(problem)) == expected
 
 
 @settings(max_examples=100, deadline=None)
@@ -238,9 +239,9 @@ def test_wrong_bound_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bound one above the optimum must not leave `solve`."""
     problem = problem_of({"a": (3, 4), "b": (3, 4)}, [("a", "b", 5)])
     assert solve(problem).status == "optimal"
-    honest = bounds.critical_path(problem)
+    honest = paths.critical_path(problem)
     broken = replace(honest, value_ns=honest.value_ns + 1)
-    monkeypatch.setattr(bounds, "critical_path", lambda _: broken)
+    monkeypatch.setattr(paths, "critical_path", lambda _: broken)
     result = solve(problem, SolveOptions(solver="heft"))
     assert result.status == "error"
     assert result.schedule is None
@@ -251,5 +252,5 @@ def test_linear_relaxation_at_size() -> None:
     problem = layered(600)
     schedule = solve(problem, SolveOptions(solver="heft")).schedule
     assert schedule is not None
-    simple = bounds.critical_path(problem).value_ns
+    simple = paths.critical_path(problem).value_ns
     assert simple < schedule.lower_bound_ns <= schedule.makespan_ns

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from moirai_tf.placement import Device, Operator, Problem, SolveOptions, Tensor, check, solve
 from moirai_tf.placement.deadline import Deadline, OutOfTimeError
-from moirai_tf.placement.decomposition import closing, cutting
-from moirai_tf.placement.decomposition.blocks import split
-from moirai_tf.placement.decomposition.columns import Pool, Priced, Prices
-from moirai_tf.placement.decomposition.frontier import memory_of, undominated
-from moirai_tf.placement.decomposition.runs import Run, runs
+from moirai_tf.placement.exact.blocks import cut, gap_closing
+from moirai_tf.placement.exact.blocks.block import split
+from moirai_tf.placement.exact.blocks.block_pool import Pool, Priced, Prices
+from moirai_tf.placement.exact.blocks.frontier import memory_of, undominated
+from moirai_tf.placement.exact.blocks.repeated_layers import Run, runs
 from tests.placement_brute_force import optimum
 from tests.placement_cases import MODES, problem_of, problems, uniform
 
@@ -87,7 +87,7 @@ def test_layers_within_memory_are_solved(
     few_blocks: int, problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the master program alone, and with labels."""
-    monkeypatch.setattr(closing, "_FEW_BLOCKS", few_blocks)
+    monkeypatch.setattr(gap_closing, "_FEW_BLOCKS", few_blocks)
     best = optimum(problem)
     result = solve(problem, EXACT)
     if best is None:
@@ -106,10 +106,10 @@ SKIPPING = problem_of(
 
 
 def test_a_tensor_that_all_read_hides_no_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "_SMALL", 1)
-    monkeypatch.setattr(cutting, "_SMALLER", 1)
-    monkeypatch.setattr(cutting, "_LEAST_SPAN", 1)
-    relaxed, exact = cutting.cuttings(SKIPPING)
+    monkeypatch.setattr(cut, "_SMALL", 1)
+    monkeypatch.setattr(cut, "_SMALLER", 1)
+    monkeypatch.setattr(cut, "_LEAST_SPAN", 1)
+    relaxed, exact = cut.cuttings(SKIPPING)
     assert (relaxed.exact, relaxed.largest) == (False, 0)
     assert exact.largest == 5  # o0 to o4
     assert free_bound(SKIPPING, relaxed) == 19 == optimum(SKIPPING)
@@ -123,19 +123,19 @@ def test_bound_without_what_spans_blocks_is_a_proof(
     problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is small enough, so as much as possible is left out."""
-    monkeypatch.setattr(cutting, "_SMALL", 0)
-    monkeypatch.setattr(cutting, "_SMALLER", 0)
-    monkeypatch.setattr(cutting, "_LEAST_SPAN", 0.5)
+    monkeypatch.setattr(cut, "_SMALL", 0)
+    monkeypatch.setattr(cut, "_SMALLER", 0)
+    monkeypatch.setattr(cut, "_LEAST_SPAN", 0.5)
     unlimited = replace(
         problem, devices=tuple(replace(device, memory_bytes=None) for device in problem.devices)
     )
     best = optimum(unlimited)
     assert best is not None
-    for option in cutting.cuttings(unlimited):
+    for option in cut.cuttings(unlimited):
         assert free_bound(unlimited, option) <= best
 
 
-def free_bound(problem: Problem, option: cutting.Cutting) -> int:
+def free_bound(problem: Problem, option: cut.Cutting) -> int:
     """What the blocks of a cutting prove without prices."""
     pool = Pool(split(problem, option, 1), len(problem.devices), Deadline(60.0))
     free = Priced(pool, Prices((0,) * len(problem.devices)))
@@ -152,9 +152,9 @@ def test_what_floats_counts_for_memory_only() -> None:
         [*edges, ("first", "side", 1), ("side", "last", 1)],
         memory={"side": 7},
     )
-    options = cutting.cuttings(problem)
+    options = cut.cuttings(problem)
     assert options[0].exact  # eight operators are few
-    relaxed = cutting._relaxed(problem, *cutting._levels(problem), 4.0)
+    relaxed = cut._relaxed(problem, *cut._levels(problem), 4.0)
     assert relaxed.floats == {names.index("last") + 1}
     assert relaxed.inner[-2] == (names.index("last") + 1,)
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from moirai_tf.placement import Problem, SolveOptions, check, solve
 from moirai_tf.placement.deadline import Deadline
-from moirai_tf.placement.decomposition.assignment import search_block
-from moirai_tf.placement.decomposition.blocks import split
-from moirai_tf.placement.decomposition.columns import Pool, Priced, Prices
-from moirai_tf.placement.decomposition.cutting import clean_cuts, cut_at
-from moirai_tf.placement.decomposition.work import NEVER
+from moirai_tf.placement.exact.blocks.block import split
+from moirai_tf.placement.exact.blocks.block_arrays import NEVER
+from moirai_tf.placement.exact.blocks.block_pool import Pool, Priced, Prices
+from moirai_tf.placement.exact.blocks.cut import clean_cuts, cut_at
+from moirai_tf.placement.exact.blocks.search import search_block
 from tests.placement_brute_force import optimum
 from tests.placement_cases import MODES, layered, problem_of, problems
 

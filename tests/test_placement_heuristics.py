@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 
 from moirai_tf.placement import Device, Problem, Schedule, SolveOptions, check, solve
+from moirai_tf.placement.bound.packing import InfeasibleError, Packing, Reservation, pack, shortage
+from moirai_tf.placement.construct import etf, heft, m_topo, single, single_devices
+from moirai_tf.placement.construct.heft import upward_ranks
 from moirai_tf.placement.deadline import Deadline, OutOfTimeError
-from moirai_tf.placement.heuristics import etf, heft, m_topo, single, single_devices
-from moirai_tf.placement.heuristics.heft import upward_ranks
-from moirai_tf.placement.memory import InfeasibleError, Packing, Reservation, pack, shortage
-from moirai_tf.placement.milp.outcome import Limits
+from moirai_tf.placement.exact.milp.outcome import Limits
 from tests.placement_brute_force import assignments
 from tests.placement_cases import layered, problem_of, problems
 

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moirai_tf.placement import Problem, SolveOptions, check, simulate, solve
-from moirai_tf.placement.annealing.anneal import (
+from moirai_tf.placement.evaluate.insertion import new_state, play
+from moirai_tf.placement.evaluate.partial import schedule_in
+from moirai_tf.placement.improve.anneal import (
     anneal,
     close_window,
     new_move,
     new_saved,
     open_window,
 )
-from moirai_tf.placement.annealing.plan import Plan, plan_of, rent_ns, units_of
-from moirai_tf.placement.annealing.window import outside_of
-from moirai_tf.placement.list_schedule import new_state, play
-from moirai_tf.placement.partial import schedule_in
+from moirai_tf.placement.improve.plan import Plan, plan_of, rent_ns, units_of
+from moirai_tf.placement.improve.window import outside_of
 from tests.placement_brute_force import assignments, optimum
 from tests.placement_cases import layered, problem_of, problems
 

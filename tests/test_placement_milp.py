@@ -12,19 +12,19 @@ import pytest
 from hypothesis import given, settings
 
 from moirai_tf.placement import Problem, SolveOptions, check, simulate, solve
-from moirai_tf.placement.linear import LinearModel
-from moirai_tf.placement.milp import gurobi, highs
-from moirai_tf.placement.milp.incumbent import decoded, start_values
-from moirai_tf.placement.milp.model import build, row_estimate
-from moirai_tf.placement.milp.outcome import (
+from moirai_tf.placement.bound.linear_program import LinearModel
+from moirai_tf.placement.exact.milp import gurobi, highs
+from moirai_tf.placement.exact.milp.driver import Milp
+from moirai_tf.placement.exact.milp.formulation import build, row_estimate
+from moirai_tf.placement.exact.milp.outcome import (
     SOLVED,
     STOPPED,
     BackendRefusalError,
     Limits,
     Outcome,
 )
-from moirai_tf.placement.strategies import STRATEGIES
-from moirai_tf.placement.strategies.milp import Milp
+from moirai_tf.placement.exact.milp.warm_start import decoded, start_values
+from moirai_tf.placement.portfolio import STRATEGIES
 from tests.placement_brute_force import optimum
 from tests.placement_cases import MODES, layered, problem_of, problems
 

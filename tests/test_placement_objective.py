@@ -24,19 +24,19 @@ from moirai_tf.placement import (
     solve,
     write_schedule,
 )
+from moirai_tf.placement.blackboard import Search
 from moirai_tf.placement.bottleneck import bottleneck_ns
+from moirai_tf.placement.bound import load_relaxation
+from moirai_tf.placement.bound.load_relaxation import priced_work, relax_loads
+from moirai_tf.placement.bound.packing import InfeasibleError, pack
 from moirai_tf.placement.deadline import Deadline
-from moirai_tf.placement.memory import InfeasibleError, pack
-from moirai_tf.placement.milp.loads import build_loads, size_estimate
-from moirai_tf.placement.milp.outcome import Limits
+from moirai_tf.placement.exact.milp.loads import build_loads, size_estimate
+from moirai_tf.placement.exact.milp.outcome import Limits
+from moirai_tf.placement.improve.load_driver import LoadSearch
+from moirai_tf.placement.improve.load_moves import change, new_move, undo
+from moirai_tf.placement.improve.load_network import loads_of, network_of, relocate
+from moirai_tf.placement.improve.sum_driver import SumSearch
 from moirai_tf.placement.objective import BOTTLENECK, Objective, objective_of
-from moirai_tf.placement.strategies import Search
-from moirai_tf.placement.strategies.load_search import LoadSearch
-from moirai_tf.placement.strategies.sum_search import SumSearch
-from moirai_tf.placement.throughput import relaxation
-from moirai_tf.placement.throughput.loads import loads_of, network_of, relocate
-from moirai_tf.placement.throughput.moves import change, new_move, undo
-from moirai_tf.placement.throughput.relaxation import priced_work, relax_loads
 from tests.placement_brute_force import assignments, bottleneck, makespan
 from tests.placement_cases import MODES, layered, problem_of, problems, uniform
 
@@ -274,7 +274,7 @@ def test_gain_over_one_device_is_measured_by_the_objective() -> None:
 def test_broken_bound_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bound that is the ceiling, here the packing's bottleneck, is above what is found then."""
     problem = layered(40)
-    monkeypatch.setattr(relaxation, "dual_bound", lambda *_: 2**60)
+    monkeypatch.setattr(load_relaxation, "dual_bound", lambda *_: 2**60)
     result = solve(problem, SolveOptions(objective="throughput"))
     assert result.status == "error"
     assert any("is above the objective" in message for message in result.messages)

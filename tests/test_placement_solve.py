@@ -24,10 +24,10 @@ from moirai_tf.placement import (
     simulate,
     solve,
 )
-from moirai_tf.placement.linear import LinearModel
-from moirai_tf.placement.milp import highs
-from moirai_tf.placement.milp.outcome import Limits, Outcome
-from moirai_tf.placement.strategies.constructive import Constructive
+from moirai_tf.placement.bound.linear_program import LinearModel
+from moirai_tf.placement.construct.driver import Constructive
+from moirai_tf.placement.exact.milp import highs
+from moirai_tf.placement.exact.milp.outcome import Limits, Outcome
 from tests.placement_cases import layered, problem_of
 
 # c (9) waits for a and b (10 each), over a way of 1: 20 + 9 on one device, 10 + 1 + 9 on two.

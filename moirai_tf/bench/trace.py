@@ -14,7 +14,7 @@ from moirai_tf.bench.table import table
 from moirai_tf.bench.timeline import Timeline
 from moirai_tf.cost.names import KernelNames
 from moirai_tf.fusion.coarse import CoarseGraph
-from moirai_tf.placement.files import write_text
+from moirai_tf.placement.io import write_text
 
 _SHOWN = 10
 """How many deviations are shown."""

@@ -3,9 +3,12 @@
 This room knows integers only: nothing of TensorFlow, graphs or files of models.
 """
 
-from moirai_tf.placement.bounds import Bound
+from moirai_tf.placement.blackboard import Incumbent, Progress, Search, Strategy
+from moirai_tf.placement.bound.paths import Bound
 from moirai_tf.placement.check import check
-from moirai_tf.placement.files import (
+from moirai_tf.placement.constraints import restrict
+from moirai_tf.placement.evaluate.events import ready_queue, simulate
+from moirai_tf.placement.io import (
     json_text,
     problem_from_json,
     problem_to_json,
@@ -16,6 +19,7 @@ from moirai_tf.placement.files import (
     write_problem,
     write_schedule,
 )
+from moirai_tf.placement.portfolio import STRATEGIES
 from moirai_tf.placement.problem import (
     CONGESTION_MODES,
     TRANSFER_MODES,
@@ -24,11 +28,8 @@ from moirai_tf.placement.problem import (
     Problem,
     Tensor,
 )
-from moirai_tf.placement.restrict import restrict
 from moirai_tf.placement.schedule import Placed, Schedule, Transfer
-from moirai_tf.placement.simulate import ready_queue, simulate
 from moirai_tf.placement.solve import Result, SolveOptions, solve
-from moirai_tf.placement.strategies import STRATEGIES, Incumbent, Progress, Search, Strategy
 from moirai_tf.placement.text import problem_text, schedule_text
 from moirai_tf.placement.validation import violations
 

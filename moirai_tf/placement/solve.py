@@ -10,17 +10,20 @@ from functools import cache
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.options import check_options, option
-from moirai_tf.placement import bounds
+from moirai_tf.placement.blackboard import Incumbent, Progress, Search, Strategy
 from moirai_tf.placement.bottleneck import bottleneck_ns
+from moirai_tf.placement.bound import paths
+from moirai_tf.placement.bound.packing import InfeasibleError, Packing, pack
 from moirai_tf.placement.check import check
 from moirai_tf.placement.compiled import is_compiled
+from moirai_tf.placement.construct import OneDevice, single
 from moirai_tf.placement.deadline import Deadline, OutOfTimeError
-from moirai_tf.placement.heuristics import OneDevice, single
-from moirai_tf.placement.memory import InfeasibleError, Packing, pack
-from moirai_tf.placement.milp.outcome import Limits
+from moirai_tf.placement.evaluate.events import simulate
+from moirai_tf.placement.exact.milp.outcome import Limits
 from moirai_tf.placement.objective import LATENCY, OBJECTIVES, Objective, objective_of
+from moirai_tf.placement.portfolio import STRATEGIES, strategy_for
 from moirai_tf.placement.problem import Device, Operator, Problem, Tensor
-from moirai_tf.placement.reductions import Reduced, reduce
+from moirai_tf.placement.reduce import Reduced, reduce
 from moirai_tf.placement.schedule import (
     ERROR,
     FEASIBLE,
@@ -30,9 +33,6 @@ from moirai_tf.placement.schedule import (
     Schedule,
     relative_gap,
 )
-from moirai_tf.placement.simulate import simulate
-from moirai_tf.placement.strategies import STRATEGIES, Incumbent, Progress, Search, Strategy
-from moirai_tf.placement.strategies.objectives import strategy_for
 from moirai_tf.placement.validation import require_valid
 
 _LOG = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ def _solve(problem: Problem, options: SolveOptions, progress: Progress | None) -
     except KeyboardInterrupt:
         return Result(ERROR, messages=("interrupted before there was a first schedule",))
     try:
-        for bound in (bounds.critical_path, bounds.blockwise):
+        for bound in (paths.critical_path, paths.blockwise):
             search.prove(bound(problem))
         options.strategy().run(search)
     except OutOfTimeError:

@@ -1,0 +1,1 @@
+"""Proved lower bounds on the objective, and whether a problem fits into memory at all."""

@@ -1,1 +1,0 @@
-"""Assignments with a small bottleneck: a relaxation, its rounding, and local search on loads."""
