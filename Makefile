@@ -9,9 +9,12 @@ OLDEST := 'tensorflow==2.18.*' 'keras-hub==0.31.0'
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: env demo test test-slow test-oldest lint bazel clean
+.PHONY: help env demo test test-slow test-oldest lint docs dist bazel clean
 
-env: $(READY)
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(READY)  ## the environment for development, in .venv
 
 $(READY): setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -21,17 +24,17 @@ $(READY): setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[gurobi,lint,test]'
 	touch $@
 
-demo: $(READY)
+demo: $(READY)  ## the whole way on InceptionV3: profile, place, prove, measure
 	$(BIN)/python -m tools.demo
 
 # Two workers: TensorFlow's own threads use the rest of a machine.
-test: $(READY)
+test: $(READY)  ## the tests, in minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: $(READY)
+test-slow: $(READY)  ## the large models, attacks and benchmarks
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
-test-oldest: $(OLDEST_READY)
+test-oldest: $(OLDEST_READY)  ## the tests on the oldest TensorFlow that is supported
 	$(OLDEST_BIN)/python -m pytest -n 2 --dist loadfile
 
 $(OLDEST_READY): setup.py pyproject.toml
@@ -43,18 +46,29 @@ $(OLDEST_READY): setup.py pyproject.toml
 	  --editable '.[gurobi,test]' $(OLDEST)
 	touch $@
 
-lint: $(READY)
+lint: $(READY)  ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 
-bazel:
+docs: $(READY)  ## the API reference, from the docstrings, in build/api
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	PDOC_ALLOW_EXEC=1 $(BIN)/python -m pdoc --docformat google --output-directory build/api \
+	  moirai_tf '!moirai_tf.placement.exact'
+
+dist: $(READY)  ## wheel and source distribution, checked, in dist
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[publish]'
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+
+bazel:  ## build every target with Bazel, where it is installed
 	@command -v bazel > /dev/null || { \
 	  echo 'error: bazel is not installed.' >&2; \
 	  echo '  fix: apt-get install bazel-bootstrap (Debian), or see https://bazel.build' >&2; \
 	  exit 1; }
 	bazel build //...
 
-clean:
+clean:  ## remove environments, caches and what was built
 	rm -rf .venv .venv-oldest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

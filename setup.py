@@ -1,5 +1,7 @@
 """Packaging: the library `moirai_tf` and its commands, which install as `moirai_tf_tools`."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 COMMANDS = (
@@ -10,11 +12,28 @@ setup(
     name="moirai_tf",
     version="0.1.0",
     description="Places the operators of a TensorFlow SavedModel on heterogeneous devices.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    project_urls={"Paper": "https://arxiv.org/abs/2312.04025"},
+    keywords="tensorflow savedmodel placement heterogeneous scheduling milp grappler inference",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     packages=[*find_packages(include=["moirai_tf", "moirai_tf.*"]), "moirai_tf_tools"],
     # A top-level package called `tools` would be in the way of everybody else's.
     package_dir={"moirai_tf_tools": "tools"},
+    package_data={"moirai_tf": ["py.typed"]},
     install_requires=[
         "absl-py>=2",
         "grpcio>=1.60",
@@ -29,7 +48,9 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "gurobi": ["gurobipy>=12"],
+        "docs": ["pdoc>=15"],
         "lint": ["mypy>=2.4,<3", "ruff>=0.17,<0.18", "types-PyYAML"],
+        "publish": ["build>=1.2", "twine>=6"],
         "test": [
             "hypothesis",
             "keras-hub>=0.31,<0.33",
