@@ -5,7 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 COMMANDS = (
-    "optimize", "inspect", "profile", "place", "verify", "bench", "strip", "remap", "cluster",
+    "optimize", "inspect", "profile", "place", "verify", "bench", "report", "strip", "remap",
+    "cluster",
 )  # fmt: skip
 
 setup(
@@ -51,9 +52,12 @@ setup(
         "docs": ["pdoc>=15"],
         "lint": ["mypy>=2.4,<3", "ruff>=0.17,<0.18", "types-PyYAML"],
         "publish": ["build>=1.2", "twine>=6"],
+        "report": ["networkx>=3", "plotly>=6"],
         "test": [
             "hypothesis",
             "keras-hub>=0.31,<0.33",
+            "networkx>=3",
+            "plotly>=6",
             "pytest>=9,<10",
             "pytest-xdist>=3.8",
             "tensorflow-text>=2.18,<2.22",

@@ -21,7 +21,9 @@ from tests.scatter import logical_cluster
 
 ZooDir = Callable[[str], Path]
 
-COMMANDS = ("optimize", "inspect", "profile", "place", "verify", "bench", "strip", "remap")
+COMMANDS = (
+    "optimize", "inspect", "profile", "place", "verify", "bench", "report", "strip", "remap",
+)  # fmt: skip
 
 INSTANCE = """{"name": "fork", "source": "by hand",
  "devices": [{"name": "d0", "memory": null}, {"name": "d1", "memory": null}],

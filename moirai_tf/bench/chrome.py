@@ -8,6 +8,7 @@ to the operators that read it.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,36 @@ def chrome_events(timelines: Mapping[str, Timeline], devices: Sequence[str]) -> 
         arrows += sum(event["ph"] == "s" for event in process)
         events += process
     return events
+
+
+def timeline_of(events: Sequence[Event], title: str, devices: Sequence[str]) -> Timeline:
+    """One of the timelines that events were made of; its moves know no producers and readers.
+
+    Raises:
+      KeyError: there is no such timeline, or it has a track of another device.
+    """
+    names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    processes = {e["args"]["name"]: e["pid"] for e in events if e["name"] == "process_name"}
+    device_of = {short: device for device, short in _titles(devices).items()}
+    spans, moves = [], []
+    for event in events:
+        if event["ph"] != "X" or event["pid"] != processes[title]:
+            continue
+        ends = _LANE.sub("", names[event["pid"], event["tid"]]).split(" -> ")
+        start_ns = round(1000 * event["ts"])
+        span = Span(
+            event["name"], device_of[ends[-1]], start_ns,
+            start_ns + round(1000 * event["dur"]), event["args"],
+        )  # fmt: skip
+        if event["cat"] == "operator":
+            spans.append(span)
+        else:
+            moves.append(Move(device_of[ends[0]], device_of[ends[1]], span, None, ()))
+    return Timeline(in_order(spans), tuple(moves))
+
+
+_LANE = re.compile(r" \(\d+\)$")
+"""What `_Tracks` puts behind the title of a second track."""
 
 
 def _process(

@@ -97,7 +97,12 @@ def read_signature(original: str | Path, placed: Sequence[Placed]) -> Signature:
 def fused(graph: Graph, plan: Plan) -> CoarseGraph:
     """The fused operators that a plan placed."""
     types = sorted({device.type for device in plan.devices})
-    return coarsen(graph, FuseOptions(**_recorded(plan, "fuse", FuseOptions)), types)[0]
+    return coarsen(graph, fuse_options(plan), types)[0]
+
+
+def fuse_options(plan: Plan) -> FuseOptions:
+    """How the operators of a plan were fused."""
+    return FuseOptions(**_recorded(plan, "fuse", FuseOptions))
 
 
 def check_devices(cluster: Cluster, placed: Sequence[Placed]) -> None:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moirai_tf.bench.chrome import chrome_events
+from moirai_tf.bench.chrome import chrome_events, timeline_of
 from moirai_tf.bench.measured import MeasuredStep, measured_step
 from moirai_tf.bench.table import table
 from moirai_tf.bench.timeline import Timeline
 from moirai_tf.cost.names import KernelNames
+from moirai_tf.fields import Format
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.placement.io import write_text
 
@@ -128,6 +129,44 @@ def write_trace(trace: Trace, path: str | Path) -> None:
       MoiraiError: it cannot be written.
     """
     write_text(json.dumps(trace.to_json()) + "\n", Path(path))
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """What a trace file says was measured."""
+
+    timeline: Timeline
+    """The traced step; its moves know no producers and readers."""
+    latency_ns: int | None
+    """Median latency of untraced steps."""
+
+
+def read_measured(path: str | Path, devices: Sequence[str]) -> MeasuredRun:
+    """The measured half of a trace file.
+
+    Args:
+      path: what `write_trace` wrote.
+      devices: the devices of the plan.
+
+    Raises:
+      MoiraiError: it cannot be read, is no trace, or is one of other devices.
+    """
+    root = _TRACE.read_json(Path(path))
+    events = [event.value for event in root["traceEvents"].elements()]
+    try:
+        timeline = timeline_of(events, "measured", devices)
+    except (KeyError, TypeError, ValueError) as error:
+        raise root["traceEvents"].fault(
+            f"they are none of this model's plan ({error!r})"
+        ) from error
+    latency = root["otherData"].get("measured_ns")
+    return MeasuredRun(timeline, None if latency is None else latency.integer(least=0))
+
+
+_TRACE = Format(
+    why="the report shows what was measured below what was planned",
+    fix="give a file that moirai_bench --trace wrote of this placed model",
+)
 
 
 def _median(steps: Sequence[MeasuredStep]) -> MeasuredStep:

@@ -16,8 +16,8 @@ from moirai_tf.cost.table import CostTable
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.placement import Problem, Schedule
 
-_Change = tuple[int, int, int, int]
-"""(time, 0 for a tensor that goes or 1 for a new one, device, bytes more)."""
+MemoryChange = tuple[int, int, int, int]
+"""(ns, 0 for a tensor that goes or 1 for a new one, device, bytes more)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,19 @@ def peak_memory(
       table: the measured costs.
     """
     count = len(problem.devices)
-    weights = [0] * count
-    for fused, placed in zip(coarse.operators, schedule.placed, strict=True):
-        weights[placed.device] += sum(coarse.fine.operators[m].weight_bytes for m in fused.members)
+    weights = weight_bytes(coarse, schedule, count)
     return tuple(
         PeakMemory(weights[device], tensors, _scratch(table, problem.devices[device].name))
-        for device, tensors in enumerate(_peaks(count, _changes(coarse, schedule)))
+        for device, tensors in enumerate(_peaks(count, memory_changes(coarse, schedule)))
     )
+
+
+def weight_bytes(coarse: CoarseGraph, schedule: Schedule, devices: int) -> list[int]:
+    """Bytes of weights on each device."""
+    weights = [0] * devices
+    for fused, placed in zip(coarse.operators, schedule.placed, strict=True):
+        weights[placed.device] += sum(coarse.fine.operators[m].weight_bytes for m in fused.members)
+    return weights
 
 
 def _scratch(table: CostTable, device: str) -> int:
@@ -63,7 +69,7 @@ def _scratch(table: CostTable, device: str) -> int:
     return 0 if found is None else found.scratch_bytes
 
 
-def _peaks(count: int, changes: Iterator[_Change]) -> list[int]:
+def _peaks(count: int, changes: Iterator[MemoryChange]) -> list[int]:
     now, peaks = [0] * count, [0] * count
     for _, _, device, nbytes in sorted(changes):
         now[device] += nbytes
@@ -71,7 +77,8 @@ def _peaks(count: int, changes: Iterator[_Change]) -> list[int]:
     return peaks
 
 
-def _changes(coarse: CoarseGraph, schedule: Schedule) -> Iterator[_Change]:
+def memory_changes(coarse: CoarseGraph, schedule: Schedule) -> Iterator[MemoryChange]:
+    """When tensors take memory and give it back, in no particular order."""
     arrivals: dict[tuple[int, int], int] = {}
     departures: dict[int, int] = {}
     for transfer in schedule.transfers:
@@ -103,6 +110,6 @@ def _last_readers(schedule: Schedule, consumers: Sequence[int]) -> dict[int, int
     return last
 
 
-def _alive(device: int, nbytes: int, start_ns: int, end_ns: int) -> Iterator[_Change]:
+def _alive(device: int, nbytes: int, start_ns: int, end_ns: int) -> Iterator[MemoryChange]:
     yield start_ns, 1, device, nbytes
     yield end_ns, 0, device, -nbytes

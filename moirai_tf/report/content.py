@@ -1,0 +1,169 @@
+"""What a report says, as values: read from a placed model and, if there is one, a trace of it."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moirai_tf.bench.models import fuse_options, fused, read_placed, read_signature
+from moirai_tf.bench.timeline import Timeline, predicted_timeline
+from moirai_tf.bench.trace import read_measured
+from moirai_tf.cost.memory import memory_changes, weight_bytes
+from moirai_tf.fusion.coarse import CoarseGraph
+from moirai_tf.fusion.coarsen import near_misses
+from moirai_tf.model.op_libraries import load_op_libraries
+from moirai_tf.placement.schedule import Placed, Schedule, Transfer, schedule_of
+from moirai_tf.report.critical import Step, critical_path
+from moirai_tf.rewrite.plan import Plan
+from moirai_tf.rewrite.schedule_file import PlannedSchedule, read_planned_schedule
+
+
+@dataclass(frozen=True)
+class DeviceUse:
+    """One device: what it does and what it holds."""
+
+    name: str
+    type: str
+    operators: int
+    """Fused operators that it runs."""
+    busy_ns: int
+    memory: tuple[tuple[int, int], ...]
+    """(ns, bytes in use from then on): weights, and tensors while they are alive."""
+    capacity_bytes: int | None
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that is in use at one time."""
+        return max((nbytes for _, nbytes in self.memory), default=0)
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything that a report shows."""
+
+    model: str
+    signature: str
+    verdict: str
+    predicted_ns: int
+    measured_ns: int | None
+    lower_bound_ns: int
+    devices: tuple[DeviceUse, ...]
+    planned: Timeline
+    measured: Timeline | None
+    path: tuple[Step, ...]
+    coarse: CoarseGraph
+    device_of: Mapping[str, str]
+    """Fused operator -> device."""
+    names: Mapping[str, str]
+    """Operator -> its name without what all names begin with."""
+    latencies_ns: tuple[tuple[str, int], ...]
+    """(who placed, makespan): this placement, then the baselines."""
+    misses: tuple[str, ...]
+    """What looked like a fusion and is none, and why."""
+
+
+def content_of(placed_dir: str | Path, trace: str | Path | None = None) -> Content:
+    """What there is to say of a placed model.
+
+    Args:
+      placed_dir: an output of `optimize`; only read, nothing is run.
+      trace: a file that `moirai_bench --trace` wrote of it.
+
+    Raises:
+      MoiraiError: there is no plan or schedule, it does not fit the model, or the trace is broken.
+    """
+    placed = read_placed([placed_dir])
+    plan = placed[0].plan
+    load_op_libraries(tuple(plan.options.get("import", {}).get("op_library", ())))
+    graph = read_signature(placed_dir, placed).graph
+    coarse, schedule = fused(graph, plan), read_planned_schedule(placed_dir)
+    planned = predicted_timeline(schedule, coarse)
+    measured = None if trace is None else read_measured(trace, [d.name for d in plan.devices])
+    summary = plan.summary
+    return Content(
+        model=Path(placed_dir).resolve().name,
+        signature=plan.signature,
+        verdict=verdict(summary),
+        predicted_ns=summary["predicted_ns"],
+        measured_ns=None if measured is None else measured.latency_ns,
+        lower_bound_ns=summary["lower_bound_ns"],
+        devices=_devices(plan, coarse, schedule),
+        planned=planned,
+        measured=None if measured is None else measured.timeline,
+        path=critical_path(schedule, coarse),
+        coarse=coarse,
+        device_of={operator.name: operator.device for operator in schedule.operators},
+        names=short_names(operator.name for operator in graph.operators),
+        latencies_ns=_latencies(summary),
+        misses=tuple(map(str, near_misses(graph, fuse_options(plan)))),
+    )
+
+
+def verdict(summary: Mapping[str, Any]) -> str:
+    """The answer in one sentence: gain, devices, and how far it is proved."""
+    used = [name for name, row in summary["devices"].items() if row["compute_ns"] > 0]
+    single, single_ns = summary["single_device"], summary["single_device_predicted_ns"]
+    if len(used) < 2:
+        gain = f"One device is best: {used[0] if used else summary['single_device']}"
+    elif single is None or single_ns is None:
+        gain = f"No device can run it alone; {len(used)} devices share it"
+    else:
+        times = single_ns / max(1, summary["predicted_ns"])
+        gain = f"{times:.2f}x faster than the best single device {single}; {len(used)} devices used"
+    proved = "proved optimal" if summary["gap"] == 0 else f"proved within {summary['gap']:.2%}"
+    return f"{gain}; {proved}."
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Names without the scopes that all with a scope begin with."""
+    known = list(names)
+    scopes = [posixpath.dirname(name) for name in known if "/" in name]
+    prefix = f"{posixpath.commonpath(scopes)}/" if scopes else ""
+    return {name: name.removeprefix(prefix) for name in known}
+
+
+def _latencies(summary: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    baselines = sorted(summary["baselines_ns"].items(), key=lambda row: row[1])
+    return (("moirai", summary["latency_ns"]), *baselines)
+
+
+def _devices(plan: Plan, coarse: CoarseGraph, planned: PlannedSchedule) -> tuple[DeviceUse, ...]:
+    names = [device.name for device in plan.devices]
+    schedule = _indexed(coarse, planned, names)
+    held = weight_bytes(coarse, schedule, len(names))
+    used: list[list[tuple[int, int]]] = [[(0, nbytes)] for nbytes in held]
+    for time_ns, _, device, nbytes in sorted(memory_changes(coarse, schedule)):
+        used[device].append((time_ns, used[device][-1][1] + nbytes))
+    return tuple(
+        DeviceUse(
+            name=device.name,
+            type=device.type,
+            operators=sum(placed.device == index for placed in schedule.placed),
+            busy_ns=sum(p.finish_ns - p.start_ns for p in schedule.placed if p.device == index),
+            memory=tuple(used[index]),
+            capacity_bytes=device.memory_bytes,
+        )
+        for index, device in enumerate(plan.devices)
+    )
+
+
+def _indexed(coarse: CoarseGraph, planned: PlannedSchedule, devices: Sequence[str]) -> Schedule:
+    """The schedule with indices in the place of names."""
+    number = {name: index for index, name in enumerate(devices)}
+    known = {operator.name: operator for operator in planned.operators}
+    placed = [
+        Placed(number[o.device], o.start_ns, o.finish_ns)
+        for o in (known[fused.name] for fused in coarse.operators)
+    ]
+    reader = {fused.name: index for index, fused in enumerate(coarse.operators)}
+    transfers = [
+        Transfer(
+            t.tensor, number[t.source], number[t.target], t.start_ns, t.finish_ns,
+            None if t.consumer is None else reader[t.consumer],
+        )
+        for t in planned.transfers
+    ]  # fmt: skip
+    return schedule_of(placed, transfers)
