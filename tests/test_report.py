@@ -33,8 +33,8 @@ PLOTS = ("timeline", "path", "methods", "graph", "memory")
 def placed(zoo_dir: ZooDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A convolutional net dealt out to two logical CPUs."""
     output = tmp_path_factory.mktemp("report") / "placed"
-    pipeline = scatter_pipeline(ZOO["conv_net"], output, 2).without("verify")
-    pipeline.run(MoiraiItem(zoo_dir("conv_net"), logical_cluster(2)))
+    pipeline = scatter_pipeline(ZOO["conv_net_export"], output, 2).without("verify")
+    pipeline.run(MoiraiItem(zoo_dir("conv_net_export"), logical_cluster(2)))
     return output
 
 
@@ -154,7 +154,7 @@ def test_a_trace_of_other_devices_is_refused(placed: Path, tmp_path: Path) -> No
 
 def test_a_model_without_a_plan_is_refused(zoo_dir: ZooDir) -> None:
     with pytest.raises(MoiraiError, match=r"moirai_plan\.json"):
-        content_of(zoo_dir("conv_net"))
+        content_of(zoo_dir("conv_net_export"))
 
 
 def test_without_plotly_it_says_what_to_install(

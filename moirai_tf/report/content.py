@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import posixpath
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,11 +120,20 @@ def verdict(summary: Mapping[str, Any]) -> str:
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Names without the scopes that all with a scope begin with."""
+    """Names without calls that TensorFlow inlined, and without what all scopes begin with.
+
+    Names that would be equal then stay as they are.
+    """
     known = list(names)
-    scopes = [posixpath.dirname(name) for name in known if "/" in name]
+    called = {name: _CALLS.sub("", name) for name in known}
+    scopes = [posixpath.dirname(name) for name in called.values() if "/" in name]
     prefix = f"{posixpath.commonpath(scopes)}/" if scopes else ""
-    return {name: name.removeprefix(prefix) for name in known}
+    short = {name: called[name].removeprefix(prefix) for name in known}
+    often = Counter(short.values())
+    return {name: name if often[other] > 1 else other for name, other in short.items()}
+
+
+_CALLS = re.compile(r"^((Stateful)?PartitionedCall(_\d+)?/)+")
 
 
 def _latencies(summary: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:

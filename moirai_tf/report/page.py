@@ -29,7 +29,7 @@ _STYLE = """
 body { margin: 0 auto; max-width: 1200px; padding: 1rem; background: var(--paper);
   color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.1rem; font-weight: 400; color: var(--faint); margin: 0; overflow-wrap: anywhere; }
-.verdict { font-size: 1.5rem; line-height: 1.3; margin: 0.25rem 0 1rem; }
+p.verdict { color: var(--ink); font-size: 1.5rem; line-height: 1.3; margin: 0.25rem 0 1rem; }
 h2 { font-size: 1.1rem; margin: 2rem 0 0.25rem; }
 p { margin: 0 0 0.5rem; color: var(--faint); }
 .wide { overflow-x: auto; }
@@ -94,7 +94,7 @@ def _sections(content: Content) -> Iterator[str]:
     yield f"<h1>{html.escape(content.model)}, signature {html.escape(content.signature)}</h1>"
     yield f'<p class="verdict" id="verdict">{html.escape(content.verdict)}</p>'
     yield _table(("", "latency"), _latencies(content), "latencies")
-    yield _section("Timeline", "One inference, device by device and link by link.")
+    yield _section("Timeline", _timeline_text(content))
     yield _drawn(figures.timeline_figure(content), "timeline")
     yield _section("What the latency consists of", _path_text(content))
     yield _drawn(figures.path_figure(content), "path")
@@ -132,7 +132,12 @@ def _drawn(figure: go.Figure, name: str) -> str:
         full_html=False,
         include_plotlyjs=False,
         div_id=name,
-        config={"responsive": True, "displaylogo": False, "scrollZoom": name == "graph"},
+        config={
+            "responsive": True,
+            "displaylogo": False,
+            "displayModeBar": "hover" if name == "graph" else False,
+            "scrollZoom": name == "graph",
+        },
     )
     return drawn
 
@@ -158,10 +163,17 @@ def _table(head: Sequence[str], rows: Iterator[Sequence[str]], name: str) -> str
 def _latencies(content: Content) -> Iterator[tuple[str, str]]:
     yield "predicted", _ms(content.predicted_ns)
     if content.measured_ns is not None:
-        error = content.predicted_ns / max(1, content.measured_ns) - 1
-        yield "measured", f"{_ms(content.measured_ns)} (the prediction is {error:+.1%} of it off)"
+        off = content.predicted_ns / max(1, content.measured_ns) - 1
+        yield "measured", f"{_ms(content.measured_ns)} (predicted {off:+.1%})"
     yield "schedule", _ms(content.planned.makespan_ns)
     yield "no placement is faster than", _ms(content.lower_bound_ns)
+
+
+def _timeline_text(content: Content) -> str:
+    text = "One inference, device by device and link by link, as planned"
+    if content.measured is None:
+        return f"{text}."
+    return f"{text}, and below it a step as it was traced; tracing makes it longer."
 
 
 def _path_text(content: Content) -> str:
