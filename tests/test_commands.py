@@ -75,7 +75,7 @@ def test_help_explains_the_command(command: str) -> None:
     assert f"moirai_{command} --" in done.stdout
     assert "Example:" in done.stdout
     assert "--saved_model_dir" in done.stdout or "--placed_dir" in done.stdout
-    if command not in ("verify", "bench", "strip", "remap"):
+    if command not in ("verify", "bench", "report", "strip", "remap"):
         assert "--batch_size" in done.stdout
 
 
