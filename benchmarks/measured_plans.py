@@ -17,7 +17,7 @@ from moirai_tf.cost import generate_inputs, predict
 from moirai_tf.cost.layouts import alone
 from moirai_tf.pipeline import need
 from moirai_tf.placement import Problem, Schedule, ready_queue
-from moirai_tf.placement.order import planned_orders
+from moirai_tf.placement.schedule import planned_orders
 from moirai_tf.rewrite.order import Order, plan_order
 from moirai_tf.runtime.placed import write_placed
 

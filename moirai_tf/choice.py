@@ -10,8 +10,8 @@ from moirai_tf.cost.table import CostTable
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.pipeline import need
 from moirai_tf.placement import Problem, Result, Schedule, check, simulate
-from moirai_tf.placement.chains import keep_chains
 from moirai_tf.placement.evaluate.events import order_by_start
+from moirai_tf.placement.reductions import keep_chains
 from moirai_tf.summary import milliseconds
 
 LEAST_GAIN = 0.10

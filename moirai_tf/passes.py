@@ -33,11 +33,10 @@ from moirai_tf.placement import (
     schedule_to_json,
     solve,
 )
-from moirai_tf.placement.collisions import Limit
+from moirai_tf.placement.constraints import Limit
 from moirai_tf.placement.objective import LATENCY
-from moirai_tf.placement.order import planned_orders
 from moirai_tf.placement.problem import CONGESTION_MODES, TRANSFER_MODES
-from moirai_tf.placement.schedule import INFEASIBLE
+from moirai_tf.placement.schedule import INFEASIBLE, planned_orders
 from moirai_tf.rewrite.directory import stage_placed, unplaced
 from moirai_tf.rewrite.make_plan import make_plan
 from moirai_tf.rewrite.order import Order, plan_order

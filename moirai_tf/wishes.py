@@ -10,8 +10,7 @@ from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.graph.graph import CLIENT_OPS
 from moirai_tf.placement import Problem
-from moirai_tf.placement.collisions import Limit
-from moirai_tf.placement.constraints import device_index
+from moirai_tf.placement.constraints import Limit, device_index
 
 
 def limits_of(

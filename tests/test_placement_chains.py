@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from moirai_tf.placement import SolveOptions, check, simulate, solve
-from moirai_tf.placement.chains import keep_chains
+from moirai_tf.placement.reductions import keep_chains
 from tests.placement_cases import problem_of, problems
 
 

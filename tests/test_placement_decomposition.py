@@ -149,5 +149,6 @@ def test_binding_memory_at_size() -> None:
     result = solve(problem, SolveOptions(solver="decomposition", time_limit_s=30))
     assert result.schedule is not None
     assert check(problem, result.schedule) == []
-    assert 0 < result.lower_bound_ns <= result.schedule.makespan_ns
-    assert result.schedule.makespan_ns <= min(makespan for _, makespan in result.baselines)
+    assert result.history[-1].found_by == "decomposition"
+    assert result.schedule.makespan_ns < min(ns for _, ns in result.baselines)
+    assert any(m.startswith("bound: decomposition") for m in result.messages)

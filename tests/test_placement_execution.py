@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from moirai_tf.placement import Device, Operator, Problem, Tensor, ready_queue
 from moirai_tf.placement.evaluate.events import simulate
-from moirai_tf.placement.evaluate.workers import execution_ns
-from moirai_tf.placement.order import planned_orders
+from moirai_tf.placement.evaluate.execution import execution_ns
+from moirai_tf.placement.schedule import planned_orders
 from tests.placement_cases import problems
 
 DEVICES = (Device("d0", None), Device("d1", None))

@@ -11,40 +11,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moirai_tf.placement import Problem, SolveOptions, check, simulate, solve
-from moirai_tf.placement.evaluate.insertion import new_state, play
-from moirai_tf.placement.evaluate.partial import schedule_in
-from moirai_tf.placement.improve.anneal import (
-    anneal,
-    close_window,
-    new_move,
-    new_saved,
-    open_window,
-)
-from moirai_tf.placement.improve.plan import Plan, plan_of, rent_ns, units_of
-from moirai_tf.placement.improve.window import outside_of
+from moirai_tf.placement.evaluate.insertion import new_state, play, schedule_in
+from moirai_tf.placement.improve.anneal import Goal, anneal, annealing_of, close_window, open_window
+from moirai_tf.placement.improve.list_plan import ListPlan, memory_price_ns, plan_of
 from tests.placement_brute_force import assignments, optimum
 from tests.placement_cases import layered, problem_of, problems
 
 
 def _annealed(
-    problem: Problem, plan: Plan, window: tuple[int, int], seed: int, error_ns: float
-) -> tuple[int, int, int]:
-    """One window, annealed in place: makespan and rent before, what it claims, and after."""
-    state = new_state(problem.arrays)
-    outside, move, saved = outside_of(state), new_move(), new_saved(len(plan.order))
-    before_ns = play(problem.arrays, state, plan.order, plan.assignment)
-    open_window(problem.arrays, plan, state, outside, saved, *window)
-    before_ns += rent_ns(plan)
-    assert saved.value_ns[0] == before_ns
-    units = units_of(problem)
-    anneal(problem.arrays, units, plan, state, outside, move, saved, *window, 200, 1.0, seed)
-    claim_ns = int(saved.value_ns[2])
-    after_ns = close_window(problem.arrays, units, plan, state, saved, *window, error_ns)
-    played = schedule_in(problem, state)
+    problem: Problem, plan: ListPlan, window: tuple[int, int], seed: int, error_ns: float
+) -> tuple[float, float, float]:
+    """One window, annealed in place: its value before, what it claims, and after."""
+    before_ns = play(problem.arrays, new_state(problem.arrays), plan.order, plan.assignment)
+    before_ns += memory_price_ns(plan)
+    walk = annealing_of(problem, plan, Goal())
+    open_window(walk, *window)
+    assert walk.saved.value_ns[0] == before_ns
+    anneal(walk, *window, 200, 1.0, seed)
+    claim_ns = walk.saved.value_ns[2]
+    after_ns = close_window(walk, *window, error_ns)
+    played = schedule_in(problem, walk.state)
     assert played.makespan_ns == after_ns
     assert check(problem, played) == []
     assert played == simulate(problem, plan.assignment.tolist(), plan.order.tolist())
-    return before_ns, claim_ns, after_ns + rent_ns(plan)
+    return before_ns, claim_ns, after_ns + memory_price_ns(plan)
 
 
 @settings(max_examples=100, deadline=None)
@@ -80,9 +70,9 @@ def test_value_of_the_whole_is_its_makespan(problem: Problem, data: st.DataObjec
     if not allowed:
         return
     plan = plan_of(problem, list(problem.topological_order), data.draw(st.sampled_from(allowed)))
-    state, saved = new_state(problem.arrays), new_saved(len(plan.order))
-    open_window(problem.arrays, plan, state, outside_of(state), saved, 0, len(plan.order))
-    assert saved.value_ns.tolist() == [saved.value_ns[0]] * 3
+    walk = annealing_of(problem, plan, Goal())
+    open_window(walk, 0, len(plan.order))
+    assert walk.saved.value_ns.tolist() == [walk.saved.value_ns[0]] * 3
 
 
 def test_value_of_a_window_counts_what_follows() -> None:
@@ -92,10 +82,10 @@ def test_value_of_a_window_counts_what_follows() -> None:
     """
     problem = problem_of({"a": (2, 2), "b": (4, 4), "c": (5, 5)}, [("a", "b", 3), ("b", "c", 3)])
     plan = plan_of(problem, [0, 1, 2], (0, 1, 1))
-    state, saved = new_state(problem.arrays), new_saved(3)
+    walk = annealing_of(problem, plan, Goal())
     for window in ((0, 1), (1, 2), (2, 3)):
-        open_window(problem.arrays, plan, state, outside_of(state), saved, *window)
-        assert saved.value_ns.tolist() == [14, 14, 14]
+        open_window(walk, *window)
+        assert walk.saved.value_ns.tolist() == [14, 14, 14]
 
 
 def test_window_leaves_a_device_that_is_too_dear() -> None:
@@ -126,14 +116,13 @@ def test_prices_move_memory_between_windows() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(problems(most_operators=5))
-def test_small_problems_stay_between_optimum_and_heuristics(problem: Problem) -> None:
-    """Never below the optimum, and never above a heuristic."""
+def test_no_answer_is_below_the_optimum(problem: Problem) -> None:
     best = optimum(problem)
     if best is None:
         return
     result = solve(problem, SolveOptions(solver="local-search"))
     assert result.makespan_ns is not None
-    assert best <= result.makespan_ns <= min(ns for _, ns in result.baselines)
+    assert result.lower_bound_ns <= best <= result.makespan_ns
 
 
 @pytest.mark.parametrize("congestion", ["port", "link", "none"])
@@ -151,14 +140,12 @@ def test_it_finds_what_heuristics_miss(congestion: str) -> None:
     assert result.makespan_ns == 18
 
 
-def test_answer_is_not_above_the_best_heuristic() -> None:
+def test_it_improves_what_heuristics_find_at_size() -> None:
     problem = layered(300)
-    heuristics = [
-        solve(problem, SolveOptions(solver=name)).makespan_ns for name in ("heft", "etf", "m-topo")
-    ]
-    found = solve(problem, SolveOptions(solver="local-search", time_limit_s=5)).makespan_ns
-    assert found is not None
-    assert found <= min(ns or math.inf for ns in heuristics)
+    result = solve(problem, SolveOptions(solver="local-search", time_limit_s=5))
+    assert "schedule: local-search" in result.messages
+    assert result.makespan_ns is not None
+    assert result.makespan_ns < min(ns for _, ns in result.baselines)
 
 
 def test_equal_seeds_walk_the_same_way() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.placement import (
+    STRATEGIES,
     Problem,
     SolveOptions,
     Tensor,
@@ -25,18 +26,16 @@ from moirai_tf.placement import (
     write_schedule,
 )
 from moirai_tf.placement.blackboard import Search
-from moirai_tf.placement.bottleneck import bottleneck_ns
-from moirai_tf.placement.bound import load_relaxation
 from moirai_tf.placement.bound.load_relaxation import priced_work, relax_loads
 from moirai_tf.placement.bound.packing import InfeasibleError, pack
+from moirai_tf.placement.bound.paths import Bound
+from moirai_tf.placement.construct import heuristics
 from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.exact.milp.loads import build_loads, size_estimate
 from moirai_tf.placement.exact.milp.outcome import Limits
-from moirai_tf.placement.improve.load_driver import LoadSearch
-from moirai_tf.placement.improve.load_moves import change, new_move, undo
-from moirai_tf.placement.improve.load_network import loads_of, network_of, relocate
-from moirai_tf.placement.improve.sum_driver import SumSearch
-from moirai_tf.placement.objective import BOTTLENECK, Objective, objective_of
+from moirai_tf.placement.improve.list_plan import largest_load_ns, plan_of, relocate, units_of
+from moirai_tf.placement.improve.local_search import LocalSearch
+from moirai_tf.placement.objective import BOTTLENECK, Objective, bottleneck_ns, objective_of
 from tests.placement_brute_force import assignments, bottleneck, makespan
 from tests.placement_cases import MODES, layered, problem_of, problems, uniform
 
@@ -167,7 +166,8 @@ def test_search_is_feasible_and_its_bounds_are_below_the_least(problem: Problem)
     for crossing in (False, True):
         relaxed = relax_loads(problem, ceiling_ns, Limits(10.0), crossing=crossing)
         assert relaxed.bound.value_ns <= least
-    LoadSearch().improve(search)
+    heuristics.relax_loads(search)
+    LocalSearch().improve(search)
     assert search.faults == []
     assert check(problem, search.best) == []
     assert search.bottleneck_bound.value_ns <= least <= search.value_ns(search.best)
@@ -179,29 +179,38 @@ def test_search_for_a_sum_is_feasible(problem: Problem) -> None:
     search = search_of(problem, objective_of("weighted", 0.4))
     if search is None:
         return
-    before = search.value_ns(search.best)
-    SumSearch().improve(search)
+    LocalSearch().improve(search)
     assert search.faults == []
     assert check(problem, search.best) == []
-    assert search.value_ns(search.best) <= before
+
+
+@pytest.mark.parametrize("objective", [BOTTLENECK, objective_of("weighted", 0.5)])
+def test_local_search_moves_what_is_overloaded(objective: Objective) -> None:
+    """Six of 10 on one of two devices: 60 by any weight; three on each, a beside f: 30 by any."""
+    problem = problem_of(dict.fromkeys("abcdef", (10, 10)), [("a", "f", 1)])
+    search = search_of(problem, objective)
+    assert search is not None
+    search.offer(simulate(problem, [0] * 6), "start")
+    assert search.value_ns(search.best) == 60
+    LocalSearch().improve(search)
+    assert search.value_ns(search.best) == 30
+    assert search.history[-1].found_by == "local-search"
 
 
 @settings(max_examples=40, deadline=None)
 @given(problems(most_operators=6), st.data())
 def test_loads_follow_every_move(problem: Problem, data: st.DataObject) -> None:
     """Kept up to date while units move, they are those of the assignment counted anew."""
-    network = network_of(problem)
-    start = [problem.unit_devices[unit][0] for unit in problem.unit_of]
-    loads, move = loads_of(problem, network, start), new_move()
+    order = list(problem.topological_order)
+    start = tuple(problem.unit_devices[unit][0] for unit in problem.unit_of)
+    plan, units = plan_of(problem, order, start, loads=True), units_of(problem)
     for unit in data.draw(st.lists(st.integers(0, len(problem.units) - 1), max_size=6)):
-        relocate(network, loads, unit, data.draw(st.sampled_from(problem.unit_devices[unit])))
-    before = [array.copy() for array in loads]
-    for _ in range(5):
-        undo(network, loads, move, change(network, loads, move))
-    assignment = [int(loads.device[unit]) for unit in problem.unit_of]
-    for kept, old, new in zip(loads, before, loads_of(problem, network, assignment), strict=True):
-        assert kept.tolist() == old.tolist() == new.tolist()
-    assert loads.load_ns.max() == bottleneck(problem, assignment)
+        device = data.draw(st.sampled_from(problem.unit_devices[unit]))
+        relocate(problem.arrays, units, plan, unit, device)
+    anew = plan_of(problem, order, tuple(plan.assignment.tolist()), loads=True)
+    for kept, counted in zip(plan, anew, strict=True):
+        assert kept.tolist() == counted.tolist()
+    assert largest_load_ns(plan) == bottleneck(problem, plan.assignment.tolist())
 
 
 def test_large_instance_beats_every_heuristic_within_a_proved_gap() -> None:
@@ -271,11 +280,16 @@ def test_gain_over_one_device_is_measured_by_the_objective() -> None:
     assert any("no placement was found that beats it" in message for message in result.messages)
 
 
+class _Liar:
+    name = "auto"
+
+    def run(self, search: Search) -> None:
+        search.prove_bottleneck(Bound(10**9, "nothing at all"))
+
+
 def test_broken_bound_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bound that is the ceiling, here the packing's bottleneck, is above what is found then."""
-    problem = layered(40)
-    monkeypatch.setattr(load_relaxation, "dual_bound", lambda *_: 2**60)
-    result = solve(problem, SolveOptions(objective="throughput"))
+    monkeypatch.setitem(STRATEGIES, "auto", _Liar())
+    result = solve(PIPE, SolveOptions(objective="throughput"))
     assert result.status == "error"
     assert any("is above the objective" in message for message in result.messages)
 

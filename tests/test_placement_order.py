@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moirai_tf.placement import Placed, Schedule, ready_queue
-from moirai_tf.placement.order import planned_orders
+from moirai_tf.placement.schedule import planned_orders
 from tests.placement_cases import problem_of
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moirai_tf.placement import Problem, SolveOptions, check, simulate, solve
 from moirai_tf.placement.problem import PER_EDGE
-from moirai_tf.placement.reduce import reduce
+from moirai_tf.placement.reductions import reduce
 from tests.placement_brute_force import assignments, optimum
 from tests.placement_cases import problem_of, problems
 

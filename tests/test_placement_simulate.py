@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from moirai_tf.placement import Problem, Schedule, check, ready_queue, simulate
 from moirai_tf.placement.evaluate.events import remaining_path_order, replay
-from moirai_tf.placement.evaluate.partial import PartialSchedule
+from moirai_tf.placement.evaluate.insertion import PartialSchedule
 from tests.placement_brute_force import assignments
 from tests.placement_cases import MODES, layered, problem_of, problems
 from tests.placement_list_schedule import list_schedule

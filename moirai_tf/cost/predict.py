@@ -9,8 +9,8 @@ from moirai_tf.cost.problem import tensor_bytes
 from moirai_tf.cost.table import CostTable
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.placement import Problem, Schedule, Tensor, Transfer, ready_queue
-from moirai_tf.placement.evaluate.workers import execution_ns
-from moirai_tf.placement.order import planned_orders
+from moirai_tf.placement.evaluate.execution import execution_ns
+from moirai_tf.placement.schedule import planned_orders
 
 
 @dataclass(frozen=True, slots=True)

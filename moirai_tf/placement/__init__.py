@@ -19,6 +19,7 @@ from moirai_tf.placement.io import (
     write_problem,
     write_schedule,
 )
+from moirai_tf.placement.listing import problem_text, schedule_text
 from moirai_tf.placement.portfolio import STRATEGIES
 from moirai_tf.placement.problem import (
     CONGESTION_MODES,
@@ -30,7 +31,6 @@ from moirai_tf.placement.problem import (
 )
 from moirai_tf.placement.schedule import Placed, Schedule, Transfer
 from moirai_tf.placement.solve import Result, SolveOptions, solve
-from moirai_tf.placement.text import problem_text, schedule_text
 from moirai_tf.placement.validation import violations
 
 __all__ = [

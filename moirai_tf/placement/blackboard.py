@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
 
-from moirai_tf.placement.bottleneck import objective_ns
 from moirai_tf.placement.bound.packing import Packing
 from moirai_tf.placement.bound.paths import Bound, round_up
 from moirai_tf.placement.check import check
+from moirai_tf.placement.construct.single import OneDevice
 from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.exact.milp.outcome import Limits
-from moirai_tf.placement.objective import LATENCY, MAKESPAN, THROUGHPUT, Objective
+from moirai_tf.placement.objective import LATENCY, MAKESPAN, THROUGHPUT, Objective, bottleneck_ns
 from moirai_tf.placement.problem import Problem
 from moirai_tf.placement.schedule import Schedule
 
@@ -57,6 +57,8 @@ class Search:
     seed: int
     best: Schedule
     """A checked schedule; never absent, so that an interrupted search has an answer."""
+    alone: OneDevice | None = None
+    """The best single device, if one suffices."""
     progress: Progress | None = None
     objective: Objective = MAKESPAN
     bound: Bound = field(default_factory=lambda: Bound(0, "nothing finishes before it starts"))
@@ -112,7 +114,8 @@ class Search:
 
     def value_ns(self, schedule: Schedule) -> Fraction:
         """The objective of a schedule."""
-        return objective_ns(self.problem, schedule, self.objective)
+        bottleneck = 0 if self.objective == MAKESPAN else bottleneck_ns(self.problem, schedule)
+        return self.objective.value_ns(schedule.makespan_ns, bottleneck)
 
     @property
     def lower_bound_ns(self) -> Fraction:

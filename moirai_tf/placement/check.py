@@ -6,6 +6,7 @@ It knows the values only and shares no code with solvers, simulator or bounds. I
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
@@ -159,16 +160,20 @@ def _communication(problem: Problem, schedule: Schedule) -> Iterator[str]:
 def _congestion(problem: Problem, schedule: Schedule) -> Iterator[str]:
     channels: dict[str, list[_Span]] = {}
     for transfer in schedule.transfers:
-        source, target = (problem.devices[k].name for k in (transfer.source, transfer.target))
         span = (transfer.start_ns, transfer.finish_ns, _name(problem, transfer))
-        if problem.congestion == PORT:
-            channels.setdefault(f"{source} sends", []).append(span)
-            channels.setdefault(f"{target} receives", []).append(span)
-        elif problem.congestion == LINK:
-            channels.setdefault(f"the link {source} -> {target} carries", []).append(span)
+        for channel in _channels(problem, transfer):
+            channels.setdefault(channel, []).append(span)
     for channel, spans in channels.items():
         for first, second in _overlapping(spans):
             yield f"congestion: {channel} two tensors at the same time: {first}; {second}"
+
+
+def _channels(problem: Problem, transfer: Transfer) -> tuple[str, ...]:
+    """What carries one tensor at a time, as the beginning of a sentence."""
+    source, target = (problem.devices[k].name for k in (transfer.source, transfer.target))
+    if problem.congestion == PORT:
+        return f"{source} sends", f"{target} receives"
+    return (f"the link {source} -> {target} carries",) if problem.congestion == LINK else ()
 
 
 def _memory(problem: Problem, schedule: Schedule) -> Iterator[str]:
@@ -187,16 +192,14 @@ def _memory(problem: Problem, schedule: Schedule) -> Iterator[str]:
 
 
 def _claims(problem: Problem, schedule: Schedule) -> Iterator[str]:
-    latest = max((placed.finish_ns for placed in schedule.placed), default=0)
+    latest, bound = max((p.finish_ns for p in schedule.placed), default=0), schedule.lower_bound_ns
     if schedule.makespan_ns != latest:
         yield f"makespan: claimed {schedule.makespan_ns}, the latest finish is {latest}"
-    if schedule.lower_bound_ns > latest:
-        yield f"bound: {schedule.lower_bound_ns} is above the makespan {latest}"
+    if bound > latest:
+        yield f"bound: {bound} is above the makespan {latest}"
     claim = schedule.claim
     if claim is None:
-        yield from _status(
-            schedule, "makespan", Fraction(latest), Fraction(schedule.lower_bound_ns)
-        )
+        yield from _status(schedule, "makespan", Fraction(latest), Fraction(bound))
         return
     largest, weight = _largest_load(problem, schedule), claim.objective.latency_weight
     if claim.bottleneck_ns != largest:
@@ -209,20 +212,13 @@ def _claims(problem: Problem, schedule: Schedule) -> Iterator[str]:
 
 def _largest_load(problem: Problem, schedule: Schedule) -> int:
     """The longest total time of a device, and of a port or link where there are any."""
-    loads = [0] * len(problem.devices)
+    loads: Counter[int | str] = Counter()
     for placed in schedule.placed:
         loads[placed.device] += placed.finish_ns - placed.start_ns
-    pairs: dict[tuple[int, int], int] = {}
     for transfer in schedule.transfers:
-        pair = transfer.source, transfer.target
-        pairs[pair] = pairs.get(pair, 0) + transfer.finish_ns - transfer.start_ns
-    if problem.congestion == LINK:
-        loads.extend(pairs.values())
-    if problem.congestion == PORT:
-        for device in range(len(problem.devices)):
-            loads.append(sum(ns for (source, _), ns in pairs.items() if source == device))
-            loads.append(sum(ns for (_, target), ns in pairs.items() if target == device))
-    return max(loads, default=0)
+        for channel in _channels(problem, transfer):
+            loads[channel] += transfer.finish_ns - transfer.start_ns
+    return max(loads.values(), default=0)
 
 
 def _status(schedule: Schedule, noun: str, value: Fraction, bound: Fraction) -> Iterator[str]:

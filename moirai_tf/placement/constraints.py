@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from moirai_tf.errors import MoiraiError
-from moirai_tf.placement.collisions import Limit, check_collisions
 from moirai_tf.placement.problem import Device, Operator, Problem
 from moirai_tf.placement.validation import require_valid
+
+_MOST = 5
+"""Collisions that one error spells out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One reason why an operator cannot be on every device."""
+
+    operator: int
+    devices: frozenset[int]
+    """Where it still can be."""
+    reason: str
+    """Part of a sentence, as in `pin 'a=d0' holds 'a'`."""
+    wish: str = ""
+    """The user's wish behind it, as in `pin 'a=d0'`; empty if it is in the nature of things."""
 
 
 def restrict(
@@ -122,3 +137,90 @@ def _refusal(rule: str, form: str) -> MoiraiError:
         why="a wish that has no effect would go unnoticed",
         fix=f"give {form}",
     )
+
+
+def check_collisions(problem: Problem, limits: Iterable[Limit]) -> None:
+    """Refuses limits that leave an operator, or what must share its device, without one.
+
+    Args:
+      problem: operators with the devices that can run them, before any wish.
+      limits: wishes, and reasons for what the problem itself rules out.
+
+    Raises:
+      MoiraiError: naming the limits that collide, and what to give up.
+    """
+    of_unit: dict[int, list[Limit]] = {}
+    for limit in limits:
+        of_unit.setdefault(problem.unit_of[limit.operator], []).append(limit)
+    everywhere = frozenset(range(len(problem.devices)))
+    collisions: dict[tuple[str, ...], tuple[str, str]] = {}
+    for unit, given in sorted(of_unit.items()):
+        known = _distinct([*given, *_natural(problem, unit, given)])
+        if not _left(everywhere, known):
+            core = _fewest(everywhere, known)
+            key = tuple(limit.wish or limit.reason for limit in core)
+            collisions.setdefault(key, _told(problem, unit, core, known))
+    if not collisions:
+        return
+    told = list(collisions.values())
+    more = f"\n  and {len(told) - _MOST} more" if len(told) > _MOST else ""
+    raise MoiraiError(
+        "\n  ".join(rule for rule, _ in told[:_MOST]) + more,
+        why="an operator runs on one device, together with what is fused or colocated with it",
+        fix="; ".join(dict.fromkeys(fix for _, fix in told[:_MOST])),
+    )
+
+
+def _natural(problem: Problem, unit: int, given: Sequence[Limit]) -> Iterator[Limit]:
+    """What the problem rules out and no limit gives a reason for."""
+    reasoned = {limit.operator for limit in given if not limit.wish}
+    for operator in problem.units[unit]:
+        times = problem.operators[operator].compute_ns
+        devices = frozenset(k for k, time in enumerate(times) if time is not None)
+        if operator not in reasoned and len(devices) < len(times):
+            names = problem.device_names(sorted(devices)) or "no device"
+            name = problem.operators[operator].name
+            yield Limit(operator, devices, f"{name!r} can run only on {names}")
+
+
+def _distinct(limits: Iterable[Limit]) -> list[Limit]:
+    """One limit of those that say the same; the nature of things first, as it cannot be changed."""
+    first: dict[tuple[str, frozenset[int]], Limit] = {}
+    for limit in sorted(limits, key=lambda limit: bool(limit.wish)):
+        first.setdefault((limit.wish, limit.devices), limit)
+    return list(first.values())
+
+
+def _left(devices: frozenset[int], limits: Iterable[Limit]) -> frozenset[int]:
+    return devices.intersection(*(limit.devices for limit in limits))
+
+
+def _fewest(everywhere: frozenset[int], limits: Sequence[Limit]) -> list[Limit]:
+    """Limits of which none can be left out without leaving a device."""
+    natural = [limit for limit in limits if not limit.wish]
+    core = natural if not _left(everywhere, natural) else list(limits)
+    for limit in list(core):
+        rest = [other for other in core if other is not limit]
+        if not _left(everywhere, rest):
+            core = rest
+    return core
+
+
+def _told(
+    problem: Problem, unit: int, core: Sequence[Limit], known: Sequence[Limit]
+) -> tuple[str, str]:
+    """What collides, and what to do about it."""
+    members = problem.units[unit]
+    sharing = ", which must share one" if len(members) > 1 else ""
+    names = problem.operator_names(members)
+    rule = f"no device is left for {names}{sharing}: {'; '.join(limit.reason for limit in core)}"
+    wishes = list(dict.fromkeys(limit.wish for limit in core if limit.wish))
+    if not wishes:
+        return rule, "give the cluster a device that can run all of it"
+    everywhere = frozenset(range(len(problem.devices)))
+    ways = []
+    for wish in wishes:
+        left = _left(everywhere, [limit for limit in known if limit.wish != wish])
+        if left:
+            ways.append(f"{wish} (then {problem.device_names(sorted(left))} can run it)")
+    return rule, f"leave out {' or '.join(ways) or ' and '.join(wishes)}"

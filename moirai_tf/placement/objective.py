@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from moirai_tf.errors import MoiraiError
+from moirai_tf.placement.evaluate.channels import channels_of, resource_count
+
+if TYPE_CHECKING:
+    from moirai_tf.placement.problem import IntArray, Problem
+    from moirai_tf.placement.schedule import Schedule
 
 LATENCY, THROUGHPUT, WEIGHTED = "latency", "throughput", "weighted"
 OBJECTIVES = (LATENCY, THROUGHPUT, WEIGHTED)
@@ -53,3 +61,21 @@ def objective_of(name: str, latency_weight: float) -> Objective:
             fix="give a value from 0 to 1 with at most four decimals",
         )
     return Objective(WEIGHTED, weight)
+
+
+def bottleneck_ns(problem: Problem, schedule: Schedule) -> int:
+    """The largest total time that a device computes or a channel carries."""
+    busy_ns = [0] * resource_count(problem.congestion, len(problem.devices))
+    for placed in schedule.placed:
+        busy_ns[placed.device] += placed.finish_ns - placed.start_ns
+    for transfer in schedule.transfers:
+        for channel in channels_of(problem, transfer.source, transfer.target):
+            busy_ns[channel] += transfer.finish_ns - transfer.start_ns
+    return max(busy_ns, default=0)
+
+
+def unit_compute_ns(problem: Problem) -> IntArray:
+    """Time of all operators of each unit, (units, devices); -1 where the unit cannot be."""
+    work = np.zeros((len(problem.units), len(problem.devices)), dtype=np.int64)
+    np.add.at(work, list(problem.unit_of), problem.compute_ns)
+    return np.where(problem.runnable[[members[0] for members in problem.units]], work, -1)

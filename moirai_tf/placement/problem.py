@@ -11,19 +11,22 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from moirai_tf.placement.arrays import Arrays, arrays_of
-from moirai_tf.placement.arrays import IntArray as IntArray
+from moirai_tf.placement.evaluate.channels import CONGESTION_MODES as CONGESTION_MODES
+from moirai_tf.placement.evaluate.channels import LINK as LINK
+from moirai_tf.placement.evaluate.channels import NONE as NONE
+from moirai_tf.placement.evaluate.channels import PORT as PORT
+from moirai_tf.placement.evaluate.channels import congestion_code, resource_count
 
+IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 PER_TENSOR, PER_EDGE = "per_tensor", "per_edge"
-PORT, LINK, NONE = "port", "link", "none"
 TRANSFER_MODES = (PER_TENSOR, PER_EDGE)
-CONGESTION_MODES = (PORT, LINK, NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,3 +232,65 @@ def topological_order(count: int, edges: Iterable[tuple[int, int]]) -> tuple[int
             if waiting[successor] == 0:
                 ready.append(successor)
     return tuple(order)
+
+
+class Arrays(NamedTuple):
+    """Operators, tensors and devices by index; lists of lists are cut up by their `_at` array."""
+
+    compute_ns: IntArray
+    """(operators, devices); -1 where the operator cannot be."""
+    producer: IntArray
+    """(tensors,)"""
+    time_ns: IntArray
+    """(different matrices, devices, devices)."""
+    matrix: IntArray
+    """(tensors,): into `time_ns`."""
+    incoming: IntArray
+    """Tensors that operator i reads are `incoming[incoming_at[i]:incoming_at[i + 1]]`; a position
+    in this array names an edge."""
+    incoming_at: IntArray
+    outgoing: IntArray
+    """Tensors that each operator writes."""
+    outgoing_at: IntArray
+    readers: IntArray
+    """Operators that read each tensor."""
+    readers_at: IntArray
+    per_edge: bool
+    congestion: int
+    """Code of the mode, as `channels` takes it."""
+    devices: int
+    resources: int
+    """Devices, then what transfers occupy."""
+
+
+def arrays_of(problem: Problem) -> Arrays:
+    """The arrays of a valid problem."""
+    devices = len(problem.devices)
+    matrices = list({id(array): array for array in problem.time_ns}.values())
+    number = {id(array): index for index, array in enumerate(matrices)}
+    incoming, incoming_at = flat(problem.incoming)
+    outgoing, outgoing_at = flat(problem.outgoing)
+    readers, readers_at = flat(tensor.consumers for tensor in problem.tensors)
+    return Arrays(
+        compute_ns=np.where(problem.runnable, problem.compute_ns, -1),
+        producer=np.array([tensor.producer for tensor in problem.tensors], dtype=np.int64),
+        time_ns=np.array(matrices, dtype=np.int64).reshape(-1, devices, devices),
+        matrix=np.array([number[id(array)] for array in problem.time_ns], dtype=np.int64),
+        incoming=incoming,
+        incoming_at=incoming_at,
+        outgoing=outgoing,
+        outgoing_at=outgoing_at,
+        readers=readers,
+        readers_at=readers_at,
+        per_edge=problem.transfers == "per_edge",
+        congestion=congestion_code(problem.congestion),
+        devices=devices,
+        resources=resource_count(problem.congestion, devices),
+    )
+
+
+def flat(lists: Iterable[Sequence[int]]) -> tuple[IntArray, IntArray]:
+    """All entries one after another, and where each list begins and the last ends."""
+    rows = list(lists)
+    ends = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    return np.array([entry for row in rows for entry in row], dtype=np.int64), ends

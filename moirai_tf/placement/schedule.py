@@ -88,3 +88,13 @@ def schedule_of(placed: Iterable[Placed], transfers: Iterable[Transfer]) -> Sche
 def relative_gap(value_ns: int | Fraction, lower_bound_ns: int | Fraction) -> float:
     """Share of a makespan or another objective that is not proved necessary."""
     return 0.0 if value_ns == 0 else float((value_ns - lower_bound_ns) / value_ns)
+
+
+def planned_orders(schedule: Schedule) -> tuple[tuple[int, ...], ...]:
+    """For each device that is used, its operators of positive duration by start."""
+    orders: dict[int, list[int]] = {}
+    placed = schedule.placed
+    for operator in sorted(range(len(placed)), key=lambda i: (placed[i].start_ns, i)):
+        if placed[operator].finish_ns > placed[operator].start_ns:
+            orders.setdefault(placed[operator].device, []).append(operator)
+    return tuple(tuple(orders[device]) for device in sorted(orders))

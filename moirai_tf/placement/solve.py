@@ -11,19 +11,24 @@ from functools import cache
 from moirai_tf.errors import MoiraiError
 from moirai_tf.options import check_options, option
 from moirai_tf.placement.blackboard import Incumbent, Progress, Search, Strategy
-from moirai_tf.placement.bottleneck import bottleneck_ns
 from moirai_tf.placement.bound import paths
-from moirai_tf.placement.bound.packing import InfeasibleError, Packing, pack
+from moirai_tf.placement.bound.packing import InfeasibleError, pack
 from moirai_tf.placement.check import check
 from moirai_tf.placement.compiled import is_compiled
-from moirai_tf.placement.construct import OneDevice, single
+from moirai_tf.placement.construct import single
 from moirai_tf.placement.deadline import Deadline, OutOfTimeError
 from moirai_tf.placement.evaluate.events import simulate
 from moirai_tf.placement.exact.milp.outcome import Limits
-from moirai_tf.placement.objective import LATENCY, OBJECTIVES, Objective, objective_of
+from moirai_tf.placement.objective import (
+    LATENCY,
+    OBJECTIVES,
+    Objective,
+    bottleneck_ns,
+    objective_of,
+)
 from moirai_tf.placement.portfolio import STRATEGIES, strategy_for
 from moirai_tf.placement.problem import Device, Operator, Problem, Tensor
-from moirai_tf.placement.reduce import Reduced, reduce
+from moirai_tf.placement.reductions import Reduction, reduce
 from moirai_tf.placement.schedule import (
     ERROR,
     FEASIBLE,
@@ -83,8 +88,6 @@ class SolveOptions:
 
     def strategy(self) -> Strategy:
         """What looks for a schedule with this objective."""
-        if self.objective == LATENCY:
-            return STRATEGIES[self.solver]
         return strategy_for(self.objective, self.solver)
 
 
@@ -195,40 +198,33 @@ def _solve(problem: Problem, options: SolveOptions, progress: Progress | None) -
     """`solve` for valid data."""
     deadline = Deadline(options.time_limit_s)
     reduced = reduce(problem)
-    problem = reduced.problem
-    limits = Limits(options.time_limit_s, 0.0, options.threads, options.seed)
     try:
-        packing = pack(problem, limits)
-        if packing is None:
-            return Result(ERROR, messages=("no way to fit the operators into memory was found",))
-        alone = single(problem)
-        search = _started(problem, packing, alone, deadline, options, progress)
+        search = _started(reduced.problem, deadline, options, progress)
     except InfeasibleError as error:
         return Result(INFEASIBLE, messages=(str(error),))
     except KeyboardInterrupt:
         return Result(ERROR, messages=("interrupted before there was a first schedule",))
+    if search is None:
+        return Result(ERROR, messages=("no way to fit the operators into memory was found",))
     try:
         for bound in (paths.critical_path, paths.blockwise):
-            search.prove(bound(problem))
+            search.prove(bound(search.problem))
         options.strategy().run(search)
     except OutOfTimeError:
         search.notes.append(f"the time limit of {options.time_limit_s:g} s ended the search")
     except KeyboardInterrupt:
         search.notes.append(_INTERRUPTED)
-    return _result(reduced, search, alone, options)
+    return _result(reduced, search, options)
 
 
 def _started(
-    problem: Problem,
-    packing: Packing,
-    alone: OneDevice | None,
-    deadline: Deadline,
-    options: SolveOptions,
-    progress: Progress | None,
-) -> Search:
+    problem: Problem, deadline: Deadline, options: SolveOptions, progress: Progress | None
+) -> Search | None:
     """A search that has an answer already: one device, or else the packing in list order."""
-    packed = [packing[unit] for unit in problem.unit_of]
-    first = alone.schedule if alone else simulate(problem, packed)
+    packing = pack(problem, Limits(options.time_limit_s, 0.0, options.threads, options.seed))
+    if packing is None:
+        return None
+    alone = single(problem)
     search = Search(
         problem=problem,
         packing=packing,
@@ -236,36 +232,32 @@ def _started(
         mip_gap=options.mip_gap,
         threads=options.threads,
         seed=options.seed,
-        best=first,
+        best=alone.schedule if alone else simulate(problem, [packing[u] for u in problem.unit_of]),
+        alone=alone,
         progress=progress,
         objective=options.minimised(),
     )
     if alone:
-        search.baseline(first, "single")
+        search.baseline(search.best, "single")
     else:
-        search.offer(first, "packing")
+        search.offer(search.best, "packing")
     return search
 
 
-def _result(
-    reduced: Reduced, search: Search, alone: OneDevice | None, options: SolveOptions
-) -> Result:
+def _result(reduced: Reduction, search: Search, options: SolveOptions) -> Result:
     """The claims that can be made of the problem as it was given, checked once more."""
-    bound_ns = search.lower_bound_ns
-    schedule, notes = _preferred(search, alone, options)
-    value_ns = search.value_ns(schedule)
-    schedule = _claimed(reduced, search, schedule, options)
+    alone = search.alone
+    best, notes = _preferred(search, options)
+    schedule = _claimed(reduced, search, best)
     if schedule.allowed_gap:
         notes.append(f"optimal within the requested gap of {options.mip_gap:g}")
     if schedule.claim:
         notes.append(
-            f"objective: {schedule.claim.objective.name}, {math.ceil(value_ns)} ns, "
-            f"proved to be at least {math.ceil(bound_ns)} ns ({schedule.status})"
+            f"objective: {schedule.claim.objective.name}, {math.ceil(search.value_ns(best))} ns, "
+            f"proved to be at least {math.ceil(search.lower_bound_ns)} ns ({schedule.status})"
         )
-    by_one = None if alone is None else _claimed(reduced, search, alone.schedule, options)
-    wrong = [
-        fault for s in (schedule, by_one) if s is not None for fault in check(reduced.original, s)
-    ]
+    by_one = None if alone is None else _claimed(reduced, search, alone.schedule)
+    wrong = [fault for s in (schedule, by_one) if s for fault in check(reduced.original, s)]
     if wrong:
         return Result(ERROR, messages=(*search.faults, *wrong))
     return Result(
@@ -281,33 +273,24 @@ def _result(
     )
 
 
-def _claimed(
-    reduced: Reduced, search: Search, schedule: Schedule, options: SolveOptions
-) -> Schedule:
+def _claimed(reduced: Reduction, search: Search, schedule: Schedule) -> Schedule:
     """A schedule of the problem as it was given, with what is proved of it."""
-    bound_ns, value_ns = search.lower_bound_ns, search.value_ns(schedule)
-    within = value_ns - bound_ns <= Fraction(options.mip_gap) * value_ns
+    claim, bound_ns, value_ns = None, search.lower_bound_ns, search.value_ns(schedule)
+    if search.objective.name != LATENCY:
+        claim = Claim(search.objective, bottleneck_ns(search.problem, schedule), bound_ns)
+    within = value_ns - bound_ns <= Fraction(search.mip_gap) * value_ns
     return replace(
         reduced.invert(schedule),
         status=OPTIMAL if within else FEASIBLE,
         lower_bound_ns=search.bound.value_ns,
-        allowed_gap=options.mip_gap if within and bound_ns < value_ns else 0.0,
-        claim=_claim(search, schedule),
+        allowed_gap=search.mip_gap if within and bound_ns < value_ns else 0.0,
+        claim=claim,
     )
 
 
-def _claim(search: Search, schedule: Schedule) -> Claim | None:
-    """What is claimed besides the makespan, if that is not all that counts."""
-    if search.objective.name == LATENCY:
-        return None
-    return Claim(search.objective, bottleneck_ns(search.problem, schedule), search.lower_bound_ns)
-
-
-def _preferred(
-    search: Search, alone: OneDevice | None, options: SolveOptions
-) -> tuple[Schedule, list[str]]:
+def _preferred(search: Search, options: SolveOptions) -> tuple[Schedule, list[str]]:
     """The best schedule, or the best single device where the gain is too small."""
-    best = search.best
+    best, alone = search.best, search.alone
     found_by = [f"schedule: {incumbent.found_by}" for incumbent in search.history[-1:]]
     if alone is None:
         return best, [*found_by, *search.notes]

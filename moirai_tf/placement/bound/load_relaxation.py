@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moirai_tf.placement.bottleneck import unit_compute_ns
 from moirai_tf.placement.bound.linear_program import FloatArray, dual_bound
 from moirai_tf.placement.bound.packing import Packing, Reservation
 from moirai_tf.placement.bound.paths import Bound
 from moirai_tf.placement.exact.milp import highs
 from moirai_tf.placement.exact.milp.loads import LoadModel, build_loads
 from moirai_tf.placement.exact.milp.outcome import Limits
+from moirai_tf.placement.objective import unit_compute_ns
 from moirai_tf.placement.problem import Problem
 
 _PRICE = 1000

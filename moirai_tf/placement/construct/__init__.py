@@ -1,8 +1,9 @@
 """Constructive heuristics: functions from a problem to one schedule, each in its own module.
 
 A heuristic takes the problem, a packing that proves it feasible, and the deadline it asks now and
-then. All of them build on `PartialSchedule` and follow a `Reservation`, so tight memory and
-colocation never lead them into a dead end.
+then. HEFT and ETF place one operator after another in a `PartialSchedule`; m-TOPO chooses devices
+and lets `simulate` play them. All follow a `Reservation`, so tight memory and colocation never
+lead them into a dead end. A new one is a module here and an entry in `heuristics.HEURISTICS`.
 """
 
 from moirai_tf.placement.construct.etf import etf

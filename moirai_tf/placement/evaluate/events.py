@@ -1,6 +1,6 @@
 """Schedules from an assignment: list scheduling, TensorFlow's own ready queue, fixed orders.
 
-`simulate` plans with insertion (see `list_schedule`). The other two play events, operators and
+`simulate` plans with insertion (see `insertion`). The other two play events, operators and
 transfers, without insertion: whatever is released next takes its device, ports or link when they
 become free.
 """
@@ -14,9 +14,9 @@ from functools import cached_property
 
 import numpy as np
 
-from moirai_tf.placement.evaluate.insertion import new_state, play
-from moirai_tf.placement.evaluate.partial import schedule_in
-from moirai_tf.placement.problem import LINK, PER_EDGE, PORT, Problem
+from moirai_tf.placement.evaluate.channels import channels_of
+from moirai_tf.placement.evaluate.insertion import new_state, play, schedule_in
+from moirai_tf.placement.problem import PER_EDGE, Problem
 from moirai_tf.placement.schedule import Placed, Schedule, Transfer, schedule_of
 
 TransferKey = tuple[int, int]
@@ -147,6 +147,14 @@ class Events:
                 lists[last].append(consumer)
         return lists
 
+    def waiting(self) -> list[int]:
+        """For how many others each event waits."""
+        counts = [0] * len(self.successors)
+        for successors in self.successors:
+            for event in successors:
+                counts[event] += 1
+        return counts
+
     def duration_ns(self, event: int) -> int:
         """How long an event takes."""
         count = len(self.problem.operators)
@@ -155,28 +163,21 @@ class Events:
         transfer = self.transfers[event - count]
         return self.problem.tensors[transfer.tensor].time_ns[transfer.source][transfer.target]
 
-    def resources(self, event: int) -> tuple[tuple[str, int, int], ...]:
+    def resources(self, event: int) -> tuple[int, ...]:
         """What an event of positive duration occupies."""
         count = len(self.problem.operators)
         if event < count:
-            return (("device", self.assignment[event], 0),)
+            return (self.assignment[event],)
         transfer = self.transfers[event - count]
-        if self.problem.congestion == PORT:
-            return (("send", transfer.source, 0), ("receive", transfer.target, 0))
-        if self.problem.congestion == LINK:
-            return (("link", transfer.source, transfer.target),)
-        return ()
+        return channels_of(self.problem, transfer.source, transfer.target)
 
 
 def _play(events: Events, key: Callable[[int, int], float]) -> Schedule:
     """Starts the released event of smallest (key, number) when its resources are free."""
-    waiting = [0] * len(events.successors)
-    for successors in events.successors:
-        for event in successors:
-            waiting[event] += 1
+    waiting = events.waiting()
     ready_ns = [0] * len(waiting)
     times = [(0, 0)] * len(waiting)
-    free_ns: dict[tuple[str, int, int], int] = {}
+    free_ns: dict[int, int] = {}
     released = [(key(event, 0), event) for event, count in enumerate(waiting) if count == 0]
     heapq.heapify(released)
     while released:

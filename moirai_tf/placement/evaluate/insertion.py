@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moirai_tf.placement.arrays import Arrays, IntArray
 from moirai_tf.placement.compiled import compiled_lean
+from moirai_tf.placement.evaluate.channels import NOTHING, channels
+from moirai_tf.placement.problem import PER_EDGE, Arrays, IntArray, Problem
+from moirai_tf.placement.schedule import Placed, Schedule, Transfer, schedule_of
 
 NEVER = -1
 
@@ -22,7 +24,7 @@ class State(NamedTuple):
     """A schedule that grows; the arrays are changed in place."""
 
     device: IntArray
-    """Of each operator that is placed."""
+    """(operators,), as the next two: of those that are placed, others `NEVER`."""
     start_ns: IntArray
     finish_ns: IntArray
     arrival_ns: IntArray
@@ -33,11 +35,11 @@ class State(NamedTuple):
     """(resources, n): busy intervals, apart and in order; touching ones are merged."""
     end_ns: IntArray
     intervals: IntArray
-    """Number of busy intervals of each resource."""
+    """(resources,): number of busy intervals of each."""
     missing: IntArray
-    """(3, n): edge, start and finish of the transfers of the last trial, and in `counts` how
-    many."""
+    """(3, fan-in): edge, start and finish of the transfers of the last trial."""
     counts: IntArray
+    """(1,): how many these are."""
 
 
 def new_state(arrays: Arrays) -> State:
@@ -58,6 +60,67 @@ def new_state(arrays: Arrays) -> State:
         missing=np.zeros((3, fan_in), dtype=np.int64),
         counts=np.zeros(1, dtype=np.int64),
     )
+
+
+class Trial(NamedTuple):
+    """What placing an operator on a device would do."""
+
+    start_ns: int
+    finish_ns: int
+
+
+class PartialSchedule:
+    """A schedule that grows by one operator at a time, for heuristics that choose devices."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self._state = new_state(problem.arrays)
+
+    def trial(self, operator: int, device: int) -> Trial:
+        """The earliest start of an operator whose producers are placed; changes nothing."""
+        self._guard(operator, device)
+        start_ns = trial(self.problem.arrays, self._state, operator, device)
+        return Trial(start_ns, start_ns + int(self.problem.compute_ns[operator, device]))
+
+    def place(self, operator: int, device: int) -> None:
+        """Places an operator whose producers are placed."""
+        self._guard(operator, device)
+        place(self.problem.arrays, self._state, operator, device)
+
+    def placed(self, operator: int) -> bool:
+        """Whether an operator has been placed."""
+        return bool(self._state.device[operator] != NEVER)
+
+    def finished(self) -> Schedule:
+        """The schedule, once every operator is placed."""
+        return schedule_in(self.problem, self._state)
+
+    def _guard(self, operator: int, device: int) -> None:
+        """Compiled code would not notice."""
+        for tensor in self.problem.incoming[operator]:
+            if not self.placed(self.problem.tensors[tensor].producer):
+                raise ValueError(f"a producer of operator {operator} is not placed yet")
+        if self.problem.operators[operator].compute_ns[device] is None:
+            raise ValueError(f"operator {operator} cannot run on device {device}")
+
+
+def schedule_in(problem: Problem, state: State) -> Schedule:
+    """The schedule that compiled code has left in a state in which every operator is placed."""
+    device = state.device.tolist()
+    placed = map(Placed, device, state.start_ns.tolist(), state.finish_ns.tolist())
+    fetch_ns = iter(state.fetch_ns.tolist())
+    transfers = []
+    for operator, tensors in enumerate(problem.incoming):
+        target = device[operator]
+        for tensor in tensors:
+            start_ns = next(fetch_ns)
+            if start_ns == NEVER:
+                continue
+            source = device[problem.tensors[tensor].producer]
+            finish_ns = start_ns + problem.tensors[tensor].time_ns[source][target]
+            reader = operator if problem.transfers == PER_EDGE else None
+            transfers.append(Transfer(tensor, source, target, start_ns, finish_ns, reader))
+    return schedule_of(placed, transfers)
 
 
 @compiled_lean
@@ -85,17 +148,17 @@ def place(arrays: Arrays, state: State, operator: int, device: int) -> int:
         if not arrays.per_edge:
             state.arrival_ns[tensor, device] = arrived_ns
         if fetched_ns < arrived_ns:
-            first, second = channels(arrays, state.device[arrays.producer[tensor]], device)
+            source = state.device[arrays.producer[tensor]]
+            first, second = channels(arrays.congestion, arrays.devices, source, device)
             occupy(state, first, fetched_ns, arrived_ns)
-            if second != first:
-                occupy(state, second, fetched_ns, arrived_ns)
+            occupy(state, second, fetched_ns, arrived_ns)
     if start_ns < finish_ns:
         occupy(state, device, start_ns, finish_ns)
     state.device[operator] = device
     state.start_ns[operator] = start_ns
     state.finish_ns[operator] = finish_ns
     for index in range(arrays.outgoing_at[operator], arrays.outgoing_at[operator + 1]):
-        for target in range(arrays.sends_at):
+        for target in range(arrays.devices):
             state.arrival_ns[arrays.outgoing[index], target] = NEVER
     return finish_ns
 
@@ -151,7 +214,7 @@ def _fetch(
     arrays: Arrays, state: State, index: int, source: int, device: int, duration_ns: int
 ) -> int:
     """The earliest transfer beside the committed ones and those already fetched in this trial."""
-    first, second = channels(arrays, source, device)
+    first, second = channels(arrays.congestion, arrays.devices, source, device)
     start_ns = _fit_both(state, first, second, state.missing[1, index], duration_ns)
     moved = True
     while moved:
@@ -159,9 +222,11 @@ def _fetch(
         for rival in range(index):
             rival_start_ns, rival_finish_ns = state.missing[1, rival], state.missing[2, rival]
             rival_source = state.device[arrays.producer[arrays.incoming[state.missing[0, rival]]]]
-            rival_first, rival_second = channels(arrays, rival_source, device)
-            apart = first != rival_first and second != rival_second
-            if first == NEVER or apart or rival_start_ns == rival_finish_ns:
+            rival_first, rival_second = channels(
+                arrays.congestion, arrays.devices, rival_source, device
+            )
+            apart = first != rival_first and (second == NOTHING or second != rival_second)
+            if first == NOTHING or apart or rival_start_ns == rival_finish_ns:
                 continue
             if rival_start_ns < start_ns + duration_ns and start_ns < rival_finish_ns:
                 start_ns = _fit_both(state, first, second, rival_finish_ns, duration_ns)
@@ -170,24 +235,12 @@ def _fetch(
 
 
 @compiled_lean
-def channels(arrays: Arrays, source: int, target: int) -> tuple[int, int]:
-    """The two resources that a transfer occupies, or one of them twice, or `NEVER`."""
-    devices = arrays.sends_at
-    if arrays.resources == devices:
-        return NEVER, NEVER
-    if arrays.is_link:
-        link = devices + source * devices + target
-        return link, link
-    return devices + source, 2 * devices + target
-
-
-@compiled_lean
 def _fit_both(state: State, first: int, second: int, ready_ns: int, duration_ns: int) -> int:
     """Earliest start >= ready_ns at which both resources are free; duration_ns > 0."""
-    if first == NEVER:
+    if first == NOTHING:
         return ready_ns
     start_ns = _fit(state, first, ready_ns, duration_ns)
-    if first == second:
+    if second == NOTHING:
         return start_ns
     while True:
         later_ns = _fit(state, second, start_ns, duration_ns)
@@ -221,8 +274,8 @@ def _fit(state: State, resource: int, ready_ns: int, duration_ns: int) -> int:
 
 @compiled_lean
 def occupy(state: State, resource: int, start_ns: int, finish_ns: int) -> None:
-    """Marks a free interval of positive length as busy; `NEVER` names no resource."""
-    if resource == NEVER:
+    """Marks a free interval of positive length as busy; `NOTHING` is no resource."""
+    if resource == NOTHING:
         return
     count = state.intervals[resource]
     begin_ns, end_ns = state.begin_ns, state.end_ns

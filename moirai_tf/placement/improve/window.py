@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moirai_tf.placement.arrays import Arrays, IntArray
 from moirai_tf.placement.compiled import compiled_lean
-from moirai_tf.placement.evaluate.insertion import NEVER, State, channels, place
-from moirai_tf.placement.improve.plan import Plan
+from moirai_tf.placement.evaluate.channels import NOTHING, channels
+from moirai_tf.placement.evaluate.insertion import NEVER, State, place
+from moirai_tf.placement.improve.list_plan import ListPlan
+from moirai_tf.placement.problem import Arrays, IntArray
 
 
 class Outside(NamedTuple):
@@ -31,9 +32,9 @@ class Outside(NamedTuple):
     sent_tail_ns: IntArray
     """(tensors,): the same from the start of its first transfer behind the window."""
     next_tail_ns: IntArray
-    """From the start of the first event behind the window on each resource to the end."""
+    """(resources,): from the start of the first event behind the window to the end."""
     next_start_ns: IntArray
-    """When that event starts."""
+    """(resources,): when that event starts."""
 
 
 def outside_of(state: State) -> Outside:
@@ -51,7 +52,7 @@ def outside_of(state: State) -> Outside:
 
 
 @compiled_lean
-def play_range(arrays: Arrays, state: State, plan: Plan, first: int, last: int) -> int:
+def play_range(arrays: Arrays, state: State, plan: ListPlan, first: int, last: int) -> int:
     """Places the operators at positions first..last-1; their latest finish."""
     latest_ns = 0
     for index in range(first, last):
@@ -62,7 +63,7 @@ def play_range(arrays: Arrays, state: State, plan: Plan, first: int, last: int) 
 
 @compiled_lean
 def remember(
-    arrays: Arrays, state: State, plan: Plan, outside: Outside, first: int, last: int
+    arrays: Arrays, state: State, plan: ListPlan, outside: Outside, first: int, last: int
 ) -> None:
     """Keeps the resources as they are now, from when the window can need them on."""
     needed_ns = _earliest_need(arrays, state, plan, first, last)
@@ -77,7 +78,7 @@ def remember(
 
 
 @compiled_lean
-def _earliest_need(arrays: Arrays, state: State, plan: Plan, first: int, last: int) -> int:
+def _earliest_need(arrays: Arrays, state: State, plan: ListPlan, first: int, last: int) -> int:
     """No operator or transfer of the window starts before, wherever the window goes."""
     needed_ns = 2**62
     for index in range(first, last):
@@ -94,7 +95,7 @@ def _earliest_need(arrays: Arrays, state: State, plan: Plan, first: int, last: i
 
 @compiled_lean
 def restore(
-    arrays: Arrays, state: State, plan: Plan, outside: Outside, first: int, last: int
+    arrays: Arrays, state: State, plan: ListPlan, outside: Outside, first: int, last: int
 ) -> None:
     """Takes the window's operators off again."""
     for resource in range(arrays.resources):
@@ -112,7 +113,7 @@ def restore(
 
 
 @compiled_lean
-def look_back(arrays: Arrays, state: State, plan: Plan, outside: Outside, last: int) -> None:
+def look_back(arrays: Arrays, state: State, plan: ListPlan, outside: Outside, last: int) -> None:
     """Tails of what is behind position `last` in the present schedule, from its end on."""
     outside.tail_ns[:] = NEVER
     outside.sent_tail_ns[:] = NEVER
@@ -158,14 +159,14 @@ def _look_at_inputs(
         duration_ns = arrays.time_ns[arrays.matrix[tensor], source, device]
         start_ns = state.fetch_ns[edge]
         after_ns = tail_ns if arrays.per_edge else arrived_ns
-        first, second = channels(arrays, source, device)
+        first, second = channels(arrays.congestion, arrays.devices, source, device)
         for resource in (first, second):
-            if resource == NEVER or not duration_ns:
+            if resource == NOTHING or not duration_ns:
                 continue
             if start_ns + duration_ns <= outside.next_start_ns[resource]:
                 after_ns = max(after_ns, outside.next_tail_ns[resource])
         for resource in (first, second):
-            if resource != NEVER and duration_ns:
+            if resource != NOTHING and duration_ns:
                 outside.next_tail_ns[resource] = after_ns + duration_ns
                 outside.next_start_ns[resource] = start_ns
         sent_ns = max(outside.sent_tail_ns[tensor], after_ns + duration_ns)
@@ -176,7 +177,7 @@ def _look_at_inputs(
 def value(
     arrays: Arrays,
     state: State,
-    plan: Plan,
+    plan: ListPlan,
     outside: Outside,
     first: int,
     last: int,
@@ -205,7 +206,7 @@ def _through(arrays: Arrays, state: State, outside: Outside, operator: int) -> i
     worst_ns: int = finish_ns
     for index in range(arrays.outgoing_at[operator], arrays.outgoing_at[operator + 1]):
         tensor = arrays.outgoing[index]
-        for target in range(arrays.sends_at):
+        for target in range(arrays.devices):
             tail_ns = outside.tail_ns[tensor, target]
             if tail_ns != NEVER:
                 way_ns = arrays.time_ns[arrays.matrix[tensor], device, target]

@@ -9,7 +9,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from moirai_tf.placement.arrays import flat
 from moirai_tf.placement.exact.blocks.block_arrays import FREE, LINKS, PORTS, BlockData
 from moirai_tf.placement.exact.blocks.cut import Cutting
 from moirai_tf.placement.problem import (
@@ -20,6 +19,7 @@ from moirai_tf.placement.problem import (
     BoolArray,
     IntArray,
     Problem,
+    flat,
 )
 
 _CONGESTION = {NONE: FREE, LINK: LINKS, PORT: PORTS}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from moirai_tf.placement.blackboard import Search
 from moirai_tf.placement.bound.packing import fits
 from moirai_tf.placement.bound.paths import Bound
-from moirai_tf.placement.construct.driver import construct_all
+from moirai_tf.placement.construct.heuristics import construct_all
 from moirai_tf.placement.evaluate.events import simulate
 from moirai_tf.placement.exact.blocks.assemble import assemble
 from moirai_tf.placement.exact.blocks.block import split

@@ -9,10 +9,9 @@ from fractions import Fraction
 from functools import partial
 
 from moirai_tf.placement.blackboard import Search, SumBound
-from moirai_tf.placement.bottleneck import bottleneck_ns
 from moirai_tf.placement.bound.linear_program import FloatArray, LinearModel
 from moirai_tf.placement.bound.paths import Bound, round_up
-from moirai_tf.placement.construct.driver import construct_all
+from moirai_tf.placement.construct.heuristics import construct_all
 from moirai_tf.placement.exact.milp import highs
 from moirai_tf.placement.exact.milp.formulation import build, row_estimate
 from moirai_tf.placement.exact.milp.loads import (
@@ -28,7 +27,7 @@ from moirai_tf.placement.exact.milp.outcome import (
     Outcome,
 )
 from moirai_tf.placement.exact.milp.warm_start import decoded, start_values
-from moirai_tf.placement.objective import LATENCY, THROUGHPUT
+from moirai_tf.placement.objective import LATENCY, THROUGHPUT, bottleneck_ns
 from moirai_tf.placement.problem import Problem
 from moirai_tf.placement.schedule import Schedule
 

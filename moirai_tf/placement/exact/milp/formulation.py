@@ -165,7 +165,7 @@ def _operator_item(core: Core, operator: int) -> Item:
     return Item(
         start=core.starts[operator],
         duration=core.duration(operator),
-        uses={("device", k, 0): (column,) for k, column in choice.items() if row[k]},
+        uses={k: (column,) for k, column in choice.items() if row[k]},
         earliest_start=int(core.heads[operator].min()),
         earliest_finish=core.earliest_finish(operator),
         latest_start=core.latest_start(operator),

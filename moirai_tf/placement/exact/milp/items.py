@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from moirai_tf.placement.bottleneck import Resource
 from moirai_tf.placement.bound.linear_program import ModelBuilder
 
 
@@ -16,7 +15,7 @@ class Item:
     start: int
     duration: tuple[tuple[int, int], ...]
     """Terms (ns, column) that add up to it."""
-    uses: Mapping[Resource, tuple[int, ...]]
+    uses: Mapping[int, tuple[int, ...]]
     """Columns whose sum, 0 or 1, says whether the resource is occupied."""
     earliest_start: int
     earliest_finish: int

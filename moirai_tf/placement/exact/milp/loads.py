@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from moirai_tf.placement.bottleneck import Resource, channels, unit_compute_ns
 from moirai_tf.placement.bound.linear_program import (
     FloatArray,
     LinearModel,
@@ -17,8 +16,10 @@ from moirai_tf.placement.bound.linear_program import (
     largest,
     time_unit_ns,
 )
+from moirai_tf.placement.evaluate.channels import channels_of
 from moirai_tf.placement.evaluate.events import simulate
 from moirai_tf.placement.exact.milp.routes import Route, Routes
+from moirai_tf.placement.objective import unit_compute_ns
 from moirai_tf.placement.problem import NONE, PER_EDGE, Problem
 from moirai_tf.placement.schedule import Schedule
 
@@ -91,16 +92,16 @@ def add_load_rows(
     bottleneck: int,
 ) -> None:
     """`B >= sum_i compute[i, k] x[i, k]` per device, `B >= sum time[way] y[way]` per channel."""
-    loads: dict[Resource, list[tuple[int, int]]] = {}
+    loads: dict[int, list[tuple[int, int]]] = {}
     work = unit_compute_ns(problem)
     for unit, choice in enumerate(choices):
         for device, column in choice.items():
-            terms = loads.setdefault(("device", device, 0), [])
+            terms = loads.setdefault(device, [])
             terms.append((-int(work[unit, device]), column))
     for route in routes:
         table = problem.time_ns[route.tensor]
         for way, column in route.ways.items():
-            for channel in channels(problem.congestion, *way) if table[way] else ():
+            for channel in channels_of(problem, *way) if table[way] else ():
                 loads.setdefault(channel, []).append((-int(table[way]), column))
     for load in loads.values():
         builder.at_least([(1, bottleneck), *load], 0)

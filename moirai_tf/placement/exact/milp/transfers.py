@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from moirai_tf.placement.bottleneck import Resource, channels
 from moirai_tf.placement.bound.linear_program import ModelBuilder
+from moirai_tf.placement.evaluate.channels import channels_of
 from moirai_tf.placement.exact.milp.items import Item
 from moirai_tf.placement.exact.milp.reach import implied
 from moirai_tf.placement.exact.milp.routes import Route, Routes
@@ -124,9 +124,9 @@ class Communication:
         latest = max(core.latest_start(consumer) for consumer in route.consumers)
         start = core.builder.column(earliest, latest, unit=core.builder.unit[core.makespan])
         moving = {way: column for way, column in route.ways.items() if table[way]}
-        uses: dict[Resource, tuple[int, ...]] = {}
+        uses: dict[int, tuple[int, ...]] = {}
         for (source, target), column in moving.items():
-            for resource in channels(core.problem.congestion, source, target):
+            for resource in channels_of(core.problem, source, target):
                 uses[resource] = (*uses.get(resource, ()), column)
         terms = [(1, start), (-1, core.starts[producer])]
         core.builder.at_least([*terms, *((-ns, c) for ns, c in core.duration(producer))], 0)

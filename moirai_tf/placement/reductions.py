@@ -1,19 +1,20 @@
-"""Operators that take no time and share a device with their neighbours become part of them.
+"""Smaller problems with the same optimum, and the way back from their schedules.
 
-Profiled graphs hold many: weights beside the operator that reads them, outputs split off an
-operator. Weights that are sources hide cuts, so this also lets graphs fall into blocks.
+Operators that take no time and share a device with their neighbours become part of them. Profiled
+graphs hold many: weights beside the operator that reads them, outputs split off an operator.
+Weights that are sources hide cuts, so this also lets graphs fall into blocks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from moirai_tf.placement.problem import PER_EDGE, Operator, Problem, Tensor
+from moirai_tf.placement.problem import PER_EDGE, BoolArray, Operator, Problem, Tensor
 from moirai_tf.placement.schedule import Placed, Schedule, Transfer, schedule_of
 
 
 @dataclass(frozen=True)
-class Folded:
+class Reduction:
     """A problem without some operators of another one."""
 
     original: Problem
@@ -64,7 +65,7 @@ class Folded:
         return next(i for i in consumers if self._kept_host(i) == reader)
 
 
-def fold_zero_time(problem: Problem) -> Folded:
+def reduce(problem: Problem) -> Reduction:
     """Removes operators that can be part of a neighbour without any loss.
 
     An operator that takes no time on any device of its unit, and occupies none, can run the moment
@@ -80,9 +81,7 @@ def fold_zero_time(problem: Problem) -> Folded:
     schedule can be carried over in both directions.
     """
     folding = _Folding(problem)
-    for operator in problem.topological_order:
-        folding.visit(operator)
-    for operator in reversed(problem.topological_order):
+    for operator in (*problem.topological_order, *reversed(problem.topological_order)):
         folding.visit(operator)
     return folding.result()
 
@@ -101,34 +100,34 @@ class _Folding:
 
     def visit(self, operator: int) -> None:
         """Removes an operator where that is harmless."""
-        unit = self.problem.unit_of[operator]
+        problem, unit = self.problem, self.problem.unit_of[operator]
         if self.host[operator] is not None or self.left[unit] == 1 or not self._idle(operator):
             return
         producers = dict.fromkeys(self.producer[tensor] for tensor in self.inputs[operator])
         outputs = self.outputs[operator]
         readers = dict.fromkeys(reader for tensor in outputs for reader in self.readers[tensor])
-        before, after = self._inside(producers, unit), self._inside(readers, unit)
+        before = all(problem.unit_of[i] == unit for i in producers)
+        after = all(problem.unit_of[i] == unit for i in readers)
         if before and after:
-            mates = (*producers, *readers, *self.problem.units[unit])
+            mates = (*producers, *readers, *problem.units[unit])
             host = next(i for i in mates if i != operator and self.host[i] is None)
-            self._detach_outputs(operator)
-            self._hand_inputs(operator, list(readers))
+            self._remove(operator, [*readers], None)
         elif before and len(producers) == 1:
-            host = next(iter(producers))
-            self._hand_outputs(operator, host)
-            self._hand_inputs(operator, [])
-        elif after and len(readers) == 1 and self._separate(operator, next(iter(readers))):
-            host = next(iter(readers))
-            self._detach_outputs(operator)
-            self._hand_inputs(operator, [host])
+            (host,) = producers
+            self._remove(operator, [], host)
+        elif after and len(readers) == 1 and self._separate(operator, *readers):
+            (host,) = readers
+            self._remove(operator, [host], None)
         else:
             return
         self.host[operator] = host
         self.left[unit] -= 1
 
-    def result(self) -> Folded:
-        """The smaller problem."""
+    def result(self) -> Reduction:
+        """The smaller problem; the same if nothing could go."""
         problem = self.problem
+        if not any(host is not None for host in self.host):
+            return Reduction(problem, problem, tuple(self.host), tuple(range(len(problem.tensors))))
         kept = [operator for operator, host in enumerate(self.host) if host is None]
         number = {operator: place for place, operator in enumerate(kept)}
         tensors = [t for t, readers in enumerate(self.readers) if readers]
@@ -150,7 +149,7 @@ class _Folding:
             ),
             colocation=tuple(group for group in groups if len(group) > 1),
         )
-        return Folded(problem, smaller, tuple(self.host), tuple(tensors))
+        return Reduction(problem, smaller, tuple(self.host), tuple(tensors))
 
     def _operator(self, operator: int) -> Operator:
         """An operator that stays; alone of its unit, or the first, it has all the unit's bans."""
@@ -173,31 +172,66 @@ class _Folding:
         devices = self.problem.unit_devices[self.problem.unit_of[operator]]
         return all(self.problem.operators[operator].compute_ns[k] == 0 for k in devices)
 
-    def _inside(self, operators: dict[int, None], unit: int) -> bool:
-        return all(self.problem.unit_of[operator] == unit for operator in operators)
-
     def _separate(self, operator: int, reader: int) -> bool:
         """Whether two may read as one."""
         shared = self.inputs[operator].keys() & self.inputs[reader].keys()
         return self.problem.transfers != PER_EDGE or not shared
 
-    def _detach_outputs(self, operator: int) -> None:
+    def _remove(self, operator: int, readers: list[int], producer: int | None) -> None:
+        """Hands inputs to readers and outputs to a producer; without one, they vanish."""
         for tensor in self.outputs[operator]:
-            for reader in self.readers[tensor]:
-                del self.inputs[reader][tensor]
-            self.readers[tensor] = {}
-        self.outputs[operator] = {}
-
-    def _hand_inputs(self, operator: int, readers: list[int]) -> None:
+            if producer is None:
+                for reader in self.readers[tensor]:
+                    del self.inputs[reader][tensor]
+                self.readers[tensor] = {}
+            else:
+                self.producer[tensor] = producer
+                self.outputs[producer][tensor] = None
         for tensor in self.inputs[operator]:
             del self.readers[tensor][operator]
             for reader in readers:
                 self.readers[tensor][reader] = None
                 self.inputs[reader][tensor] = None
-        self.inputs[operator] = {}
+        self.inputs[operator], self.outputs[operator] = {}, {}
 
-    def _hand_outputs(self, operator: int, producer: int) -> None:
-        for tensor in self.outputs[operator]:
-            self.producer[tensor] = producer
-            self.outputs[producer][tensor] = None
-        self.outputs[operator] = {}
+
+def keep_chains(problem: Problem) -> Problem:
+    """The problem with every chain of operators on one device.
+
+    An operator goes on the chain of its producer if it is the only one that reads the producer and
+    reads no other that takes time (linear clustering restricted to paths that nothing enters or
+    leaves). Every schedule of the answer is one of the problem, not the other way round.
+
+    Returns:
+      The problem with more colocation; itself if no chain fits the colocation that it has.
+    """
+    runnable = problem.runnable
+    takes_time = [any(ns for ns in o.compute_ns if ns) for o in problem.operators]
+    chain_of: dict[int, int] = {}
+    chains: list[list[int]] = []
+    allowed: list[BoolArray] = []
+    for operator in problem.topological_order:
+        before = _only_neighbour(problem, operator, takes_time)
+        chain = None if before is None else chain_of[before]
+        if chain is None or not (allowed[chain] & runnable[operator]).any():
+            chain = len(chains)
+            chains.append([])
+            allowed.append(runnable[operator])
+        chains[chain].append(operator)
+        allowed[chain] = allowed[chain] & runnable[operator]
+        chain_of[operator] = chain
+    groups = tuple(tuple(chain) for chain in chains if len(chain) > 1)
+    if not groups:
+        return problem
+    chained = replace(problem, colocation=(*problem.colocation, *groups))
+    return chained if all(chained.unit_devices) else problem
+
+
+def _only_neighbour(problem: Problem, operator: int, takes_time: list[bool]) -> int | None:
+    """The operator's only producer that takes time, if nothing else reads that one."""
+    before = {problem.tensors[t].producer for t in problem.incoming[operator]}
+    working = [producer for producer in before if takes_time[producer]]
+    if len(working) != 1:
+        return None
+    readers = {c for t in problem.outgoing[working[0]] for c in problem.tensors[t].consumers}
+    return working[0] if readers == {operator} else None

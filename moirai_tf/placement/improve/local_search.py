@@ -9,21 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from moirai_tf.placement.blackboard import Search
-from moirai_tf.placement.construct.driver import construct_all, relax_ways
+from moirai_tf.placement.construct.heuristics import construct_all, relax_with_transfers
 from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.evaluate.events import order_by_start
-from moirai_tf.placement.evaluate.insertion import new_state, play
-from moirai_tf.placement.evaluate.partial import schedule_in
+from moirai_tf.placement.evaluate.insertion import play, schedule_in
 from moirai_tf.placement.improve.anneal import (
+    Annealing,
+    Goal,
     anneal,
+    annealing_of,
     close_window,
-    new_move,
-    new_saved,
     open_window,
 )
-from moirai_tf.placement.improve.plan import plan_of, units_of
-from moirai_tf.placement.improve.window import outside_of
-from moirai_tf.placement.problem import Problem
+from moirai_tf.placement.improve.list_plan import plan_of
 from moirai_tf.placement.schedule import Schedule
 
 _WINDOW = 30
@@ -36,8 +34,12 @@ _STEPS_PER_OPERATOR = 40
 _CHUNK_PLACED = 500_000
 """Operators placed between two looks at the clock, and at Ctrl-C. Counted, not timed, so that
 equal seeds give equal answers."""
+_PLACED_WITHOUT_TIMES = 5
+"""What a move costs where only loads count, in operators placed."""
 _HOT, _COLD = 0.15, 0.02
 """First and last temperature of a run, in shares of a mean operator's time."""
+_LOADS_HOT, _LOADS_COLD = 0.03, 0.0005
+"""The same where only loads count, with a start that is good already."""
 _ERROR = 3.0
 """By how many temperatures the value of a window may be wrong."""
 _SWEEPS = 8
@@ -45,7 +47,7 @@ _SWEEPS = 8
 _LEAST_GAIN = 0.002
 _PATIENCE = 6
 """Runs in a row that improve by a smaller share; then it ends."""
-_GLANCE_SHARE, _GLANCE_S = 0.1, 2.0
+_BRIEF_SHARE, _BRIEF_S = 0.1, 2.0
 """Of the time that is left, and seconds: the lesser of the two."""
 _DEARER, _CHEAPER = 0.05, 0.95
 """After each sweep the price of a device's memory rises by this share of a mean operator's time
@@ -67,25 +69,25 @@ class LocalSearch:
         construct_all(search)
         self.improve(search)
 
-    def glance(self, search: Search) -> None:
+    def improve_briefly(self, search: Search) -> None:
         """Improves the best schedule for a little of the time."""
-        share = _GLANCE_S / max(_GLANCE_S, search.deadline.remaining_s())
-        with search.deadline.limited(min(_GLANCE_SHARE, share)):
+        share = _BRIEF_S / max(_BRIEF_S, search.deadline.remaining_s())
+        with search.deadline.limited(min(_BRIEF_SHARE, share)):
             self.improve(search)
 
     def improve(self, search: Search) -> None:
         """Improves the best schedule so far until runs gain little or the gap is closed."""
         if len(search.problem.devices) == 1 or not search.problem.operators:
             return
-        walk = _Walk(search.problem, search.best, search.seed)
+        walk = _Walk(search)
         sweep_s = self._cool(search, walk, 1)
-        relax_ways(search)
+        relax_with_transfers(search)
         sweeps, failures = _SWEEPS, 0
         while failures < _PATIENCE and not search.closed:
             sweeps = _affordable(sweeps, search.deadline.remaining_s() / sweep_s)
-            before_ns = search.best.makespan_ns
+            before_ns = search.value_ns(search.best)
             sweep_s = self._cool(search, walk, sweeps)
-            gain = 1 - search.best.makespan_ns / before_ns
+            gain = 1 - search.value_ns(search.best) / before_ns
             failures = 0 if gain >= _LEAST_GAIN else failures + 1
             sweeps *= 2
 
@@ -94,12 +96,12 @@ class LocalSearch:
         began_s = search.deadline.elapsed_s()
         walk.reset()
         for number in range(sweeps):
-            share = _HOT * (_COLD / _HOT) ** ((number + 1) / sweeps)
             wide = number % _WIDE_EVERY == _WIDE_EVERY - 1
+            known_ns = walk.best_ns
             try:
-                walk.sweep(share, search.deadline, wide=wide)
+                walk.sweep((number + 1) / sweeps, search.deadline, wide=wide)
             finally:
-                if walk.best_ns < search.best.makespan_ns:
+                if walk.best_ns < known_ns:
                     search.offer(walk.schedule(), self.name)
             if search.closed:
                 break
@@ -117,47 +119,60 @@ def _affordable(sweeps: int, possible: float) -> int:
 class _Walk:
     """A plan that changes, and the best it has been."""
 
-    def __init__(self, problem: Problem, schedule: Schedule, seed: int) -> None:
-        self.arrays, self.problem = problem.arrays, problem
-        self._generator = random.Random(seed)
-        placed, order = schedule.placed, order_by_start(problem, schedule)
-        self._units = units_of(problem)
-        self._plan = plan_of(problem, order, schedule.assignment)
-        self._state = new_state(problem.arrays)
-        self._outside = outside_of(self._state)
-        self._move, self._saved = new_move(), new_saved(len(order))
+    def __init__(self, search: Search) -> None:
+        self.problem = search.problem
+        self._generator = random.Random(search.seed)
+        self._weight = float(search.objective.latency_weight)
+        self._floor_ns = float(search.bottleneck_bound.value_ns)
+        placed = search.best.placed
         self._mean_ns = sum(p.finish_ns - p.start_ns for p in placed) / len(placed)
-        self._mean_bytes = max(1.0, sum(problem.unit_memory_bytes) / len(problem.units))
-        self.best_ns = self._play()
-        self._best = self._plan.order.copy(), self._plan.assignment.copy()
+        bytes_of = self.problem.unit_memory_bytes
+        self._mean_bytes = max(1.0, sum(bytes_of) / len(bytes_of))
+        order = np.array(order_by_start(self.problem, search.best), dtype=np.int64)
+        self._best = order, np.array(search.best.assignment, dtype=np.int64)
+        self._annealing = self._begin()
+        self.best_ns = close_window(self._annealing, 0, 0, np.inf)
 
     def reset(self) -> None:
         """Goes back to the best plan."""
-        price = self._plan.price
-        order, assignment = self._best
-        self._plan = plan_of(self.problem, order.tolist(), tuple(assignment.tolist()))
-        self._plan.price[:] = price
+        price = self._annealing.plan.price
+        self._annealing = self._begin()
+        self._annealing.plan.price[:] = price
 
-    def sweep(self, share: float, deadline: Deadline, *, wide: bool) -> None:
-        """All windows at one temperature; then operators are sorted by start, and prices follow."""
-        temperature_ns = share * self._mean_ns
+    def sweep(self, done: float, deadline: Deadline, *, wide: bool) -> None:
+        """All windows at one temperature; then operators are sorted by start, and prices follow.
+
+        Args:
+          done: share of the run that is over in the end.
+          deadline: asked between chunks of moves.
+          wide: whether windows are wide.
+        """
+        hot, cold = (_HOT, _COLD) if self._weight > 0 else (_LOADS_HOT, _LOADS_COLD)
+        temperature_ns = hot * (cold / hot) ** done * self._mean_ns
         for first, last in self._windows(wide=wide):
             self._anneal(first, last, temperature_ns, deadline)
-        self._sort()
-        self._price()
+        if self._weight > 0:
+            self._sort()
+            self._price()
 
     def schedule(self) -> Schedule:
         """The best plan, played."""
-        play(self.arrays, self._state, *self._best)
-        return schedule_in(self.problem, self._state)
+        play(self.problem.arrays, self._annealing.state, *self._best)
+        return schedule_in(self.problem, self._annealing.state)
+
+    def _begin(self) -> Annealing:
+        order, assignment = self._best
+        loads = self._weight < 1
+        plan = plan_of(self.problem, order.tolist(), tuple(assignment.tolist()), loads=loads)
+        return annealing_of(self.problem, plan, Goal(self._weight, self._floor_ns))
 
     def _windows(self, *, wide: bool) -> Iterator[tuple[int, int]]:
         """Ranges of positions, each half over the one before, from a random place on."""
-        count = len(self._plan.order)
+        count = len(self._annealing.plan.order)
         size = _WINDOW
         if wide:
             size = count if self.problem.colocation else _WIDE_WINDOW
-        if size >= count:
+        if size >= count or self._weight == 0:
             yield 0, count
             return
         first = -self._generator.randrange(size // 2)
@@ -167,43 +182,34 @@ class _Walk:
 
     def _anneal(self, first: int, last: int, temperature_ns: float, deadline: Deadline) -> None:
         """One window; steps fall with its size so that all sweeps take about equally long."""
-        arrays, units, plan, state = self.arrays, self._units, self._plan, self._state
-        outside, move, saved = self._outside, self._move, self._saved
-        size = last - first
-        steps = _STEPS_PER_OPERATOR * min(size, _WIDE_WINDOW)
-        chunk = max(1, _CHUNK_PLACED // size)
-        open_window(arrays, plan, state, outside, saved, first, last)
+        walk, size = self._annealing, last - first
+        steps = _STEPS_PER_OPERATOR * (min(size, _WIDE_WINDOW) if self._weight > 0 else size)
+        chunk = max(1, _CHUNK_PLACED // (size if self._weight > 0 else _PLACED_WITHOUT_TIMES))
+        open_window(walk, first, last)
         try:
             for done in range(0, steps, chunk):
                 deadline.check()
                 seed = self._generator.randrange(2**31)
-                anneal(
-                    arrays, units, plan, state, outside, move, saved, first, last,
-                    min(chunk, steps - done), temperature_ns, seed,
-                )  # fmt: skip
+                anneal(walk, first, last, min(chunk, steps - done), temperature_ns, seed)
         finally:
-            error_ns = _ERROR * temperature_ns
-            self._note(close_window(arrays, units, plan, state, saved, first, last, error_ns))
+            self._note(close_window(walk, first, last, _ERROR * temperature_ns))
 
-    def _note(self, makespan_ns: int) -> None:
-        if makespan_ns < self.best_ns:
-            self.best_ns = makespan_ns
-            self._best = self._plan.order.copy(), self._plan.assignment.copy()
+    def _note(self, value_ns: float) -> None:
+        if value_ns < self.best_ns:
+            self.best_ns = value_ns
+            self._best = self._annealing.plan.order.copy(), self._annealing.plan.assignment.copy()
 
     def _sort(self) -> None:
         """Positions follow starts again, so that a window is a range of time."""
-        state, plan = self._state, self._plan
+        state, plan = self._annealing.state, self._annealing.plan
         last = np.array(self.problem.topological_position)
         plan.order[:] = np.lexsort((last, state.finish_ns, state.start_ns))
         plan.position[plan.order] = np.arange(len(plan.order))
-        self._note(self._play())
+        self._note(close_window(self._annealing, 0, 0, np.inf))
 
     def _price(self) -> None:
         """Memory becomes dearer where it is short, cheaper elsewhere."""
-        plan = self._plan
+        plan = self._annealing.plan
         short = plan.free_bytes < 2 * self._mean_bytes
         step = _DEARER * self._mean_ns / self._mean_bytes
         plan.price[:] = np.where(short, plan.price + step, plan.price * _CHEAPER)
-
-    def _play(self) -> int:
-        return play(self.arrays, self._state, self._plan.order, self._plan.assignment)
