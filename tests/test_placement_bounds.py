@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from moirai_tf.placement import Bound, Problem, SolveOptions, solve
 from moirai_tf.placement.bound import paths, relaxation
 from moirai_tf.placement.bound.linear_program import ModelBuilder, dual_bound
-from moirai_tf.placement.exact.milp.outcome import Limits
-from moirai_tf.placement.exact.milp.reach import reachable
+from moirai_tf.placement.exact.milp.backends import Limits
+from moirai_tf.placement.exact.milp.formulation import reachable
 from moirai_tf.placement.problem import IntArray
 from tests.placement_brute_force import optimum
 from tests.placement_cases import MODES, layered, problem_of, problems

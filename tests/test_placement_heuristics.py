@@ -13,7 +13,7 @@ from moirai_tf.placement.bound.packing import InfeasibleError, Packing, Reservat
 from moirai_tf.placement.construct import etf, heft, m_topo, single, single_devices
 from moirai_tf.placement.construct.heft import upward_ranks
 from moirai_tf.placement.deadline import Deadline, OutOfTimeError
-from moirai_tf.placement.exact.milp.outcome import Limits
+from moirai_tf.placement.exact.milp.backends import Limits
 from tests.placement_brute_force import assignments
 from tests.placement_cases import layered, problem_of, problems
 

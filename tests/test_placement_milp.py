@@ -13,17 +13,17 @@ from hypothesis import given, settings
 
 from moirai_tf.placement import Problem, SolveOptions, check, simulate, solve
 from moirai_tf.placement.bound.linear_program import LinearModel
-from moirai_tf.placement.exact.milp import gurobi, highs
-from moirai_tf.placement.exact.milp.driver import Milp
-from moirai_tf.placement.exact.milp.formulation import build, row_estimate
-from moirai_tf.placement.exact.milp.outcome import (
+from moirai_tf.placement.exact.milp.backends import (
     SOLVED,
     STOPPED,
     BackendRefusalError,
     Limits,
     Outcome,
+    solve_with_gurobi,
+    solve_with_highs,
 )
-from moirai_tf.placement.exact.milp.warm_start import decoded, start_values
+from moirai_tf.placement.exact.milp.driver import Milp
+from moirai_tf.placement.exact.milp.formulation import build, decoded, row_estimate, start_values
 from moirai_tf.placement.portfolio import STRATEGIES
 from tests.placement_brute_force import optimum
 from tests.placement_cases import MODES, layered, problem_of, problems
@@ -102,7 +102,7 @@ def test_any_schedule_is_a_start_within_its_own_horizon(problem: Problem) -> Non
     model = build(problem, start.makespan_ns)
     values = start_values(model, start)
     assert values.keys() == set(model.linear.integer.nonzero()[0])
-    outcome = highs.solve(_fixed(model.linear, values), {}, Limits(10.0))
+    outcome = solve_with_highs(_fixed(model.linear, values), {}, Limits(10.0))
     assert outcome.state == SOLVED
     again = decoded(model, outcome.incumbents[-1][1])
     assert check(problem, again) == []
@@ -131,7 +131,7 @@ def test_large_model_falls_back_to_highs_and_says_so() -> None:
     """Past 2,000 columns or rows the licence that comes with gurobipy refuses."""
     problem = layered(60, slack=1.5)
     with pytest.raises(BackendRefusalError, match="10010"):
-        gurobi.solve(build(problem, 10**7).linear, {}, Limits(5.0))
+        solve_with_gurobi(build(problem, 10**7).linear, {}, Limits(5.0))
     result = solve(problem, SolveOptions(solver="milp-gurobi", time_limit_s=4))
     assert result.schedule is not None
     assert any("milp-gurobi was refused" in message for message in result.messages)
@@ -166,7 +166,7 @@ def test_threads_may_change_between_solves() -> None:
 
 def test_no_time_is_a_stop_not_a_crash() -> None:
     model = build(FOURTEEN, 127 * MILLION).linear
-    for backend in (highs.solve, gurobi.solve):
+    for backend in (solve_with_highs, solve_with_gurobi):
         outcome = backend(model, {}, Limits(0.0))
         assert (outcome.state, outcome.bound) == (STOPPED, -math.inf)
 

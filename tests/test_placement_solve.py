@@ -24,10 +24,10 @@ from moirai_tf.placement import (
     simulate,
     solve,
 )
+from moirai_tf.placement.bound import packing
 from moirai_tf.placement.bound.linear_program import LinearModel
 from moirai_tf.placement.construct.heuristics import Constructive
-from moirai_tf.placement.exact.milp import highs
-from moirai_tf.placement.exact.milp.outcome import Limits, Outcome
+from moirai_tf.placement.exact.milp.backends import Limits, Outcome, solve_with_highs
 from tests.placement_cases import layered, problem_of
 
 # c (9) waits for a and b (10 each), over a way of 1: 20 + 9 on one device, 10 + 1 + 9 on two.
@@ -209,12 +209,12 @@ def test_ctrl_c_while_memory_is_packed_gives_a_clean_answer(
         memory={"a": 6, "b": 5, "c": 4, "d": 4},
         capacity=(10, 9),
     )
-    honest = highs.solve
+    honest = solve_with_highs
 
     def pressed(model: LinearModel, start: dict[int, int], limits: Limits) -> Outcome:
         return replace(honest(model, start, limits), interrupted=True)
 
-    monkeypatch.setattr(highs, "solve", pressed)
+    monkeypatch.setattr(packing, "solve_with_highs", pressed)
     result = solve(problem)
     assert (result.status, result.schedule) == ("error", None)
     assert result.messages == ("interrupted before there was a first schedule",)

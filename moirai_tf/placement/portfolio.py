@@ -8,7 +8,7 @@ from moirai_tf.errors import MoiraiError
 from moirai_tf.placement.blackboard import Search, Strategy
 from moirai_tf.placement.construct.heuristics import HEURISTICS, Single, construct_all, relax_loads
 from moirai_tf.placement.exact.blocks.driver import Decomposition
-from moirai_tf.placement.exact.milp import gurobi, highs
+from moirai_tf.placement.exact.milp.backends import solve_with_gurobi, solve_with_highs
 from moirai_tf.placement.exact.milp.driver import Milp
 from moirai_tf.placement.improve.local_search import LocalSearch
 from moirai_tf.placement.objective import LATENCY, MAKESPAN
@@ -60,10 +60,10 @@ _EVERY_OBJECTIVE: tuple[Strategy, ...] = (
     Auto(
         Decomposition(LocalSearch().improve_briefly),
         LocalSearch(),
-        Milp("milp-highs", highs.solve),
+        Milp("milp-highs", solve_with_highs),
     ),
-    Milp("milp-highs", highs.solve),
-    Milp("milp-gurobi", gurobi.solve),
+    Milp("milp-highs", solve_with_highs),
+    Milp("milp-gurobi", solve_with_gurobi),
 )
 
 STRATEGIES: dict[str, Strategy] = {

@@ -18,7 +18,7 @@ from moirai_tf.placement.compiled import is_compiled
 from moirai_tf.placement.construct import single
 from moirai_tf.placement.deadline import Deadline, OutOfTimeError
 from moirai_tf.placement.evaluate.events import simulate
-from moirai_tf.placement.exact.milp.outcome import Limits
+from moirai_tf.placement.exact.milp.backends import Limits
 from moirai_tf.placement.objective import (
     LATENCY,
     OBJECTIVES,

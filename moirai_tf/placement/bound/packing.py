@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from moirai_tf.placement.bound.linear_program import ModelBuilder, largest
-from moirai_tf.placement.exact.milp import highs
-from moirai_tf.placement.exact.milp.outcome import NO_SOLUTION, Limits
+from moirai_tf.placement.exact.milp.backends import NO_SOLUTION, Limits, solve_with_highs
 from moirai_tf.placement.problem import Problem
 
 Packing = tuple[int, ...]
 """Device of each unit, within every device's memory."""
+Choices = tuple[dict[int, int], ...]
+"""Unit -> device -> column: 1 where the unit is on the device."""
 
 _CANDIDATES = 64
 """Units looked at when room must be made; every placement may pay for it."""
@@ -83,23 +84,11 @@ def _best_fit(problem: Problem) -> Packing | None:
 
 
 def _search(problem: Problem, limits: Limits) -> Packing | None:
-    """The packing as an integer program; bytes are divided by their common divisor."""
+    """The packing as an integer program."""
     builder = ModelBuilder()
     objective = builder.column(0, 0)
-    step = math.gcd(*problem.unit_memory_bytes) or 1
-    chosen = [
-        {device: builder.column(0, 1, integer=True) for device in devices}
-        for devices in problem.unit_devices
-    ]
-    for columns in chosen:
-        builder.equal([(1, column) for column in columns.values()], 1)
-    need = [size // step for size in problem.unit_memory_bytes]
-    for device, capacity in enumerate(problem.capacity_bytes):
-        terms = [
-            (need[u], columns[device]) for u, columns in enumerate(chosen) if device in columns
-        ]
-        builder.at_most(terms, capacity // step)
-    outcome = highs.solve(builder.build(objective), {}, limits)
+    chosen = assignment_columns(problem, builder)
+    outcome = solve_with_highs(builder.build(objective), {}, limits)
     if outcome.interrupted:
         raise KeyboardInterrupt
     if outcome.state == NO_SOLUTION:
@@ -114,6 +103,37 @@ def _search(problem: Problem, limits: Limits) -> Packing | None:
         for _, values in reversed(outcome.incumbents)
     )
     return next((packing for packing in packings if fits(problem, packing)), None)
+
+
+def assignment_columns(
+    problem: Problem,
+    builder: ModelBuilder,
+    possible: Callable[[int, int], bool] = lambda _unit, _device: True,
+    *,
+    integer: bool = True,
+) -> Choices:
+    """Columns x[u, k] with `sum_k x[u, k] = 1` and `sum_u memory[u] x[u, k] <= capacity[k]`.
+
+    Args:
+      problem: a valid problem.
+      builder: of the model.
+      possible: whether a unit may be on one of its devices.
+      integer: whether it is there or not; otherwise columns are shares.
+    """
+    choices = tuple(
+        {k: builder.column(0, 1, integer=integer) for k in devices if possible(unit, k)}
+        for unit, devices in enumerate(problem.unit_devices)
+    )
+    for choice in choices:
+        builder.equal([(1, column) for column in choice.values()], 1)
+    for device, capacity in enumerate(problem.capacity_bytes):
+        able = [
+            (problem.unit_memory_bytes[u], c[device]) for u, c in enumerate(choices) if device in c
+        ]
+        step = math.gcd(*(size for size, _ in able)) or 1
+        if sum(size for size, _ in able) > capacity:
+            builder.at_most([(size // step, column) for size, column in able], capacity // step)
+    return choices
 
 
 def fits(problem: Problem, packing: Sequence[int]) -> bool:

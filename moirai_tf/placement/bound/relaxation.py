@@ -1,24 +1,33 @@
-"""A linear relaxation of placement as a lower bound, made exact by its duals."""
+"""Linear relaxations of placement as lower bounds, made exact by their duals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from moirai_tf.placement.objective import unit_compute_ns
 from moirai_tf.placement.bound.linear_program import (
+    FloatArray,
     LinearModel,
     ModelBuilder,
     dual_bound,
     time_unit_ns,
 )
+from moirai_tf.placement.bound.packing import Packing, Reservation, assignment_columns
 from moirai_tf.placement.bound.paths import Bound, blocks, heads_ns, tails_ns
-from moirai_tf.placement.exact.milp import highs
-from moirai_tf.placement.exact.milp.outcome import Limits
-from moirai_tf.placement.problem import LINK, PER_EDGE, PORT, IntArray, Problem
+from moirai_tf.placement.evaluate.channels import channels_of
+from moirai_tf.placement.exact.milp.backends import Limits, solve_with_highs
+from moirai_tf.placement.exact.milp.loads import LoadModel, build_loads
+from moirai_tf.placement.problem import PER_EDGE, IntArray, Problem
 
 _GRID = 6
 """Intervals of each block are made of about so many heads and tails."""
+_PRICE = 1000
+"""Of the dearest device; prices are whole numbers."""
+_ROUNDS = 100
+_STEP = 0.1
 
 
 def linear(problem: Problem, horizon_ns: int, limits: Limits, *, ways: bool = False) -> Bound:
@@ -35,12 +44,19 @@ def linear(problem: Problem, horizon_ns: int, limits: Limits, *, ways: bool = Fa
       ways: whether tensors take time; a much larger program.
     """
     model = _Relaxation(problem, horizon_ns, ways=ways).model()
-    outcome = highs.solve(model, {}, limits)
+    how = "linear relaxation with transfers" if ways else "linear relaxation"
+    return _proved(model, horizon_ns, limits, how)[0]
+
+
+def _proved(
+    model: LinearModel, most: int, limits: Limits, how: str
+) -> tuple[Bound, FloatArray | None]:
+    """What the duals of a relaxation prove, at most `most`; its column values if there are any."""
+    outcome = solve_with_highs(model, {}, limits)
     if outcome.interrupted:
         raise KeyboardInterrupt
     value = 0 if outcome.row_duals is None else dual_bound(model, outcome.row_duals)
-    how = "linear relaxation with transfers" if ways else "linear relaxation"
-    return Bound(max(0, min(value, horizon_ns)), how)
+    return Bound(max(0, min(value, most)), how), outcome.solution
 
 
 def intervals(
@@ -82,13 +98,6 @@ def _grid(times: IntArray) -> list[int]:
     return sorted({0, *ordered[steps].tolist()})
 
 
-def _channels(congestion: str, source: int, target: int) -> tuple[tuple[str, int, int], ...]:
-    """What a transfer occupies."""
-    if congestion == PORT:
-        return (("send", source, source), ("receive", target, target))
-    return (("link", source, target),) if congestion == LINK else ()
-
-
 class _Relaxation:
     """Builds the rows; block by block, so that times stay small and blocks nearly separate.
 
@@ -104,10 +113,7 @@ class _Relaxation:
         self.horizon_ns = horizon_ns
         self.builder = ModelBuilder()
         self.unit_ns = time_unit_ns(horizon_ns)
-        self.shares = [
-            {device: self.builder.column(0, 1) for device in devices}
-            for devices in problem.unit_devices
-        ]
+        self.shares = assignment_columns(problem, self.builder, integer=False)
 
     def model(self) -> LinearModel:
         """All rows. For a cut or end b that follows a, with S counted from 0 (T at the end):
@@ -132,19 +138,7 @@ class _Relaxation:
                 builder.at_least([(1, start), *self._minus(heads, end)], 0)
                 builder.at_least([(1, makespan), (-1, start), *self._minus(tails, end)], 0)
             before = start
-        self._assignment()
         return builder.build(makespan)
-
-    def _assignment(self) -> None:
-        """`sum_k x_uk = 1` and `sum_u memory_u x_uk <= capacity_k`."""
-        for columns in self.shares:
-            self.builder.equal([(1, column) for column in columns.values()], 1)
-        need = self.problem.unit_memory_bytes
-        for device, capacity in enumerate(self.problem.capacity_bytes):
-            able = [(u, columns) for u, columns in enumerate(self.shares) if device in columns]
-            terms = [(need[u], columns[device]) for u, columns in able]
-            if sum(size for size, _ in terms) > capacity:
-                self.builder.at_most(terms, capacity)
 
     def _block(self, inside: list[int], length: int, heads: IntArray, tails: IntArray) -> None:
         """Rows of one block, i and j inside it:
@@ -183,7 +177,7 @@ class _Relaxation:
           each has its own transfer: what goes to other consumers only adds to it.
         """
         problem = self.problem
-        carried: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
+        carried: dict[int, list[tuple[int, int]]] = {}
         for operator, tensor in ((i, tensor) for i in starts for tensor in problem.outgoing[i]):
             consumers = [j for j in problem.tensors[tensor].consumers if j in starts]
             for number, consumer in enumerate(consumers):
@@ -195,7 +189,7 @@ class _Relaxation:
                 if number and problem.transfers != PER_EDGE:
                     continue
                 for (source, target, time), column in moves.items():
-                    for channel in _channels(problem.congestion, source, target):
+                    for channel in channels_of(problem, source, target):
                         carried.setdefault(channel, []).append((-time, column))
         for load in carried.values():
             self.builder.at_least([(1, length), *load], 0)
@@ -233,3 +227,78 @@ class _Relaxation:
         """Terms of `-sum_k table_ik x_ik`."""
         columns = self.shares[self.problem.unit_of[operator]]
         return [(-int(table[operator, k]), column) for k, column in columns.items()]
+
+
+@dataclass(frozen=True)
+class RelaxedLoads:
+    """What the relaxation tells."""
+
+    bound: Bound
+    """On the bottleneck."""
+    model: LoadModel
+    shares: FloatArray | None
+    """Column values; None if the solver had none."""
+
+
+def priced_work(problem: Problem) -> Bound:
+    """A bound from the work alone, for instances of any size.
+
+    For any prices l_k >= 0 of the devices every assignment has
+    `bottleneck * sum_k l_k >= sum_k l_k load_k >= sum_u min_k l_k work[u, k]`. Good prices come
+    from multiplicative weights: what is overloaded at the cheapest choices becomes dearer
+    (Plotkin, Shmoys and Tardos 1995). Whole numbers throughout the last sum.
+    """
+    work, units = unit_compute_ns(problem), np.arange(len(problem.units))
+    banned, largest = work < 0, np.iinfo(np.int64).max
+    weights, best = np.ones(len(problem.devices)), 0
+    for _ in range(_ROUNDS):
+        prices = np.ceil(_PRICE * weights / weights.max()).astype(np.int64)
+        priced = np.where(banned, largest, work * prices)
+        chosen = priced.argmin(axis=1)
+        best = max(best, -(-int(priced[units, chosen].sum()) // int(prices.sum())))
+        loads = np.bincount(chosen, work[units, chosen], len(weights))
+        weights *= 1 + _STEP * loads / max(1.0, float(loads.max()))
+    return Bound(best, "work at prices of devices")
+
+
+def relax_loads(
+    problem: Problem, ceiling_ns: int, limits: Limits, *, crossing: bool
+) -> RelaxedLoads:
+    """Solves the load model without integrality; its duals prove the bound in whole numbers.
+
+    Args:
+      problem: a valid problem.
+      ceiling_ns: a bottleneck that some schedule reaches.
+      limits: for the solver.
+      crossing: whether channels count, which takes a column for every way of every tensor.
+    """
+    model = build_loads(problem, ceiling_ns, crossing=crossing)
+    linear = replace(model.linear, integer=np.zeros_like(model.linear.integer))
+    what = "devices and channels" if crossing else "devices"
+    how = f"linear relaxation of the loads of {what}"
+    bound, shares = _proved(linear, ceiling_ns, limits, how)
+    return RelaxedLoads(bound, model, shares)
+
+
+def rounded(problem: Problem, packing: Packing, relaxed: RelaxedLoads) -> list[int] | None:
+    """Each unit to the device with its largest share, within memory; the clearest cases first.
+
+    Returns:
+      The device of each operator; None without shares.
+    """
+    if relaxed.shares is None:
+        return None
+    shares = [
+        {device: float(relaxed.shares[column]) for device, column in choice.items()}
+        for choice in relaxed.model.choices
+    ]
+    reservation = Reservation(problem, packing)
+    assignment = [0] * len(problem.operators)
+    for unit in sorted(range(len(shares)), key=lambda u: (-max(shares[u].values()), u)):
+        members, share = problem.units[unit], shares[unit]
+        allowed = reservation.devices(members[0])
+        device = max(allowed, key=lambda k: share.get(k, -1.0))
+        reservation.decide(members[0], device)
+        for operator in members:
+            assignment[operator] = device
+    return assignment

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from moirai_tf.placement.blackboard import Search
-from moirai_tf.placement.bound import load_relaxation, relaxation
+from moirai_tf.placement.bound import relaxation
 from moirai_tf.placement.bound.packing import Packing
 from moirai_tf.placement.construct import etf, heft, m_topo
 from moirai_tf.placement.deadline import Deadline
@@ -67,7 +67,7 @@ HEURISTICS = (
 def construct_all(search: Search) -> None:
     """Runs all heuristics, and proves the bounds that come at once."""
     if search.objective.latency_weight < 1:
-        search.prove_bottleneck(load_relaxation.priced_work(search.problem))
+        search.prove_bottleneck(relaxation.priced_work(search.problem))
     for heuristic in HEURISTICS:
         heuristic.construct(search)
     relax(search)
@@ -105,7 +105,7 @@ def relax_with_transfers(search: Search) -> None:
 def relax_loads(search: Search) -> None:
     """Proves bounds on the bottleneck, and offers the assignments of rounded relaxations."""
     problem = search.problem
-    search.prove_bottleneck(load_relaxation.priced_work(problem))
+    search.prove_bottleneck(relaxation.priced_work(problem))
     ceiling_ns = bottleneck_ns(problem, search.best)
     devices_only = len(problem.units) * len(problem.devices)
     for crossing, columns in ((False, devices_only), (True, size_estimate(problem))):
@@ -114,9 +114,9 @@ def relax_loads(search: Search) -> None:
             continue
         limits = search.limits()
         limits = replace(limits, time_s=limits.time_s / 4)
-        relaxed = load_relaxation.relax_loads(problem, ceiling_ns, limits, crossing=crossing)
+        relaxed = relaxation.relax_loads(problem, ceiling_ns, limits, crossing=crossing)
         search.prove_bottleneck(relaxed.bound)
-        assignment = load_relaxation.rounded(problem, search.packing, relaxed)
+        assignment = relaxation.rounded(problem, search.packing, relaxed)
         if assignment is not None:
             search.offer(simulate(problem, assignment), "rounding")
 

@@ -6,33 +6,62 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
-from moirai_tf.placement.exact.blocks.block_arrays import FREE, LINKS, PORTS, BlockData
+from moirai_tf.placement.evaluate.channels import congestion_code, resource_count
 from moirai_tf.placement.exact.blocks.cut import Cutting
-from moirai_tf.placement.problem import (
-    LINK,
-    NONE,
-    PER_EDGE,
-    PORT,
-    BoolArray,
-    IntArray,
-    Problem,
-    flat,
-)
+from moirai_tf.placement.problem import PER_EDGE, BoolArray, IntArray, Problem, flat
 
-_CONGESTION = {NONE: FREE, LINK: LINKS, PORT: PORTS}
-_MOST_TICKS = 2**48
+NEVER = 2**60
+"""Ticks that stand for "cannot be"; above every sum of times."""
+OPEN = -1
+"""In place of a device: several are possible."""
 NOBODY = -1
 """In place of an operator: the entry of a block that starts the graph, the exit of the last."""
+_MOST_TICKS = 2**48
+
+
+class BlockArrays(NamedTuple):
+    """A block as arrays, its operators numbered in the order in which devices are chosen.
+
+    The first operator is the entry, which ends at time 0, and the last one the exit.
+    """
+
+    compute: IntArray
+    """(operators, devices), in ticks; never negative."""
+    producer: IntArray
+    """(tensors,)"""
+    time: IntArray
+    """(tensors, devices, devices), in ticks."""
+    first_reader: IntArray
+    reader: IntArray
+    """Tensor t is read by `reader[first_reader[t]:first_reader[t + 1]]`."""
+    first_input: IntArray
+    input: IntArray
+    """Operator i reads the tensors `input[first_input[i]:first_input[i + 1]]`."""
+    first_output: IntArray
+    output: IntArray
+    """The same for those that it writes."""
+    memory: IntArray
+    """(operators,) bytes; 0 for the entry, which the block before counts."""
+    room: IntArray
+    """(devices,) bytes."""
+    unit: IntArray
+    """(operators,): those with the same number share a device, the first one's number."""
+    per_edge: int
+    congestion: int
+    """Code of the mode, as `channels` takes it."""
+    resources: int
+    """Number of devices and of what transfers occupy."""
 
 
 @dataclass(frozen=True)
 class BlockClass:
     """What equal blocks have in common."""
 
-    data: BlockData
+    data: BlockArrays
     allowed: BoolArray
 
     @cached_property
@@ -123,9 +152,9 @@ class _Builder:
             last = len(self.operators) - 1
             sinks = set(range(1, last)) - {producer for producer, _ in rows}
             rows += [(sink, [last]) for sink in sorted(sinks)]
-            times += [np.zeros_like(times[0]) if times else self._no_time()] * len(sinks)
+            times += [np.zeros((len(self.problem.devices),) * 2, dtype=np.int64)] * len(sinks)
             ids += [NOBODY] * len(sinks)
-        data = self._data(rows, times)
+        data = self._arrays(rows, times)
         allowed = self._allowed()
         key = b"|".join(np.asarray(part).tobytes() for part in (*data, allowed))
         kind = known.setdefault(key, BlockClass(data, allowed))
@@ -135,12 +164,9 @@ class _Builder:
         """Times in ticks, at least 0; larger ones than any good schedule has may count as less."""
         return np.clip(time_ns, 0, _MOST_TICKS // self.scale) * self.scale
 
-    def _no_time(self) -> IntArray:
-        devices = len(self.problem.devices)
-        return np.zeros((devices, devices), dtype=np.int64)
-
-    def _data(self, rows: list[tuple[int, list[int]]], times: list[IntArray]) -> BlockData:
-        count, devices = len(self.operators), len(self.problem.devices)
+    def _arrays(self, rows: list[tuple[int, list[int]]], times: list[IntArray]) -> BlockArrays:
+        """The arrays, given producer, readers and times of each tensor."""
+        problem, count, devices = self.problem, len(self.operators), len(self.problem.devices)
         inputs: list[list[int]] = [[] for _ in range(count)]
         outputs: list[list[int]] = [[] for _ in range(count)]
         for tensor, (producer, readers) in enumerate(rows):
@@ -148,53 +174,45 @@ class _Builder:
             for reader in readers:
                 inputs[reader].append(tensor)
         compute = np.zeros((count, devices), dtype=np.int64)
+        memory = np.zeros(count, dtype=np.int64)
+        unit = np.zeros(count, dtype=np.int64)
+        first: dict[int, int] = {}
         for i, operator in enumerate(self.operators):
-            if i and operator != NOBODY and operator not in self.floats:
-                compute[i] = self._ticks(self.problem.compute_ns[operator])
+            known = operator != NOBODY
+            unit[i] = first.setdefault(problem.unit_of[operator] if known else -1 - i, i)
+            if known and i:
+                memory[i] = problem.operators[operator].memory_bytes
+                if operator not in self.floats:
+                    compute[i] = self._ticks(problem.compute_ns[operator])
         read_by, first_reader = flat([readers for _, readers in rows])
-        inputs_read, first_input = flat(inputs)
+        read, first_input = flat(inputs)
         output, first_output = flat(outputs)
-        time = np.array(times, dtype=np.int64).reshape(len(rows), devices, devices)
-        return BlockData(
+        return BlockArrays(
             compute=compute,
             producer=np.array([producer for producer, _ in rows], dtype=np.int64),
-            time=time,
+            time=np.array(times, dtype=np.int64).reshape(len(rows), devices, devices),
             first_reader=first_reader,
             reader=read_by,
             first_input=first_input,
-            input=inputs_read,
+            input=read,
             first_output=first_output,
             output=output,
-            memory=self._memory(),
-            room=np.array(self.problem.capacity_bytes, dtype=np.int64),
-            unit=self._units(),
-            per_edge=int(self.problem.transfers == PER_EDGE),
-            congestion=_CONGESTION[self.problem.congestion],
+            memory=memory,
+            room=np.array(problem.capacity_bytes, dtype=np.int64),
+            unit=unit,
+            per_edge=int(problem.transfers == PER_EDGE),
+            congestion=congestion_code(problem.congestion),
+            resources=resource_count(problem.congestion, devices),
         )
 
-    def _units(self) -> IntArray:
-        first: dict[int, int] = {}
-        units = []
-        for i, operator in enumerate(self.operators):
-            unit = -1 - i if operator == NOBODY else self.problem.unit_of[operator]
-            units.append(first.setdefault(unit, i))
-        return np.array(units, dtype=np.int64)
-
     def _allowed(self) -> BoolArray:
+        """(operators, devices); made-up ends are on device 0."""
         allowed = np.zeros((len(self.operators), len(self.problem.devices)), dtype=np.bool_)
+        allowed[:, 0] = True
         for i, operator in enumerate(self.operators):
-            if operator == NOBODY:
-                allowed[i, 0] = True
-            else:
+            if operator != NOBODY:
                 allowed[i] = self.problem.runnable[operator]
         return allowed
-
-    def _memory(self) -> IntArray:
-        sizes = [
-            self.problem.operators[operator].memory_bytes if i and operator != NOBODY else 0
-            for i, operator in enumerate(self.operators)
-        ]
-        return np.array(sizes, dtype=np.int64)
 
 
 def _chain_order(problem: Problem, inner: Sequence[int], edges: dict[int, list[int]]) -> list[int]:

@@ -1,33 +1,35 @@
-"""What block searches have found so far, and shortest paths over it."""
+"""What block searches have found so far, and shortest paths through layers of blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from moirai_tf.placement.compiled import compiled
 from moirai_tf.placement.deadline import Deadline
-from moirai_tf.placement.exact.blocks.block import NOBODY, Block, BlockClass
-from moirai_tf.placement.exact.blocks.block_arrays import NEVER
-from moirai_tf.placement.exact.blocks.enumeration import enumerate_block
-from moirai_tf.placement.exact.blocks.frontier import memory_of, undominated
+from moirai_tf.placement.exact.blocks.block import NEVER, NOBODY, Block, BlockClass
 from moirai_tf.placement.exact.blocks.search import Found, search_block
 from moirai_tf.placement.problem import BoolArray, IntArray
 
-_SEQUENCE_NODES = 5_000
+ORDER_NODES = 5_000
+"""Of each search over orders."""
 _FIRST_NODES, _GROWTH = 3_000, 10
-_CHOICES_PER_S = 5_000
-_SHARE_OF_TIME = 0.15
-"""Of what is left, for one collection of columns."""
 _NODES_PER_S = 20_000
 """Fewer than are searched in a second, so that no search goes far beyond the deadline."""
 _PRICE_SHIFT = 30
 """Prices per byte are multiples of 2**-30 ticks, so that sums of prices are exact."""
 _MOST_PRICE = 2**50
 """Of an operator; more than any good schedule pays."""
+
+
+Costs = npt.NDArray[np.number[Any]]
+"""(classes, devices, devices) of a block from its entry's to its exit's device; NEVER if none."""
+Arc = tuple[int, int, int]
+"""Class of a block, devices of its entry and of its exit."""
 
 
 class Column(NamedTuple):
@@ -70,7 +72,7 @@ class Prices:
 
 
 @dataclass
-class Pool:
+class BlockPool:
     """Columns found for every class, entry and exit device."""
 
     blocks: list[Block]
@@ -79,7 +81,7 @@ class Pool:
     kinds: list[BlockClass] = field(init=False)
     kind_of: IntArray = field(init=False)
     """Class of each block."""
-    arcs: dict[tuple[int, int, int], BoolArray] = field(init=False, default_factory=dict)
+    arcs: dict[Arc, BoolArray] = field(init=False, default_factory=dict)
     """Devices allowed for every possible (class, entry device, exit device)."""
     columns: list[Column] = field(init=False, default_factory=list)
     _known: set[tuple[int, int, int, int, tuple[int, ...]]] = field(init=False, default_factory=set)
@@ -114,7 +116,7 @@ class Pool:
         """The starts of a column's operators and transfers."""
         return self._played(column.kind, column.device, column.ticks + 1)
 
-    def adopt(self, assignment: Sequence[int]) -> None:
+    def add_schedule(self, assignment: Sequence[int]) -> None:
         """Adds the columns of a schedule's assignment, where blocks allow them."""
         known = set()
         for block, kind in zip(self.blocks, self.kind_of.tolist(), strict=True):
@@ -126,7 +128,7 @@ class Pool:
             self.deadline.check()
             self._add_played(kind, device, able)
 
-    def split_once(self, most: int) -> None:
+    def add_changes_of_device(self, most: int) -> None:
         """Adds the columns that go from the entry's to the exit's device at one place.
 
         Args:
@@ -158,71 +160,28 @@ class Pool:
         fixed = np.zeros(data.compute.shape, dtype=np.bool_)
         fixed[np.arange(len(device)), device] = True
         free = np.zeros_like(data.compute)
-        return search_block(data, fixed, free, cutoff, NEVER, _SEQUENCE_NODES)
-
-    def complete(self, priced: Priced, cutoff: int, most: int) -> bool:
-        """Adds all columns that a way of a cost below `cutoff` may need.
-
-        Of columns with the same devices at both ends one is enough of those that take no less
-        time and no less of any device's memory than it.
-
-        Args:
-          priced: prices and bounds.
-          cutoff: time and prices, in ticks.
-          most: number of columns for each class and devices after which one gives up.
-
-        Returns:
-          Whether none is missing; it also ends when too large a part of the time is over.
-        """
-        left = dict(self.arcs)
-        limits = priced.limits(cutoff)
-        with self.deadline.limited(_SHARE_OF_TIME):
-            for arc, allowed in self.arcs.items():
-                self.deadline.check()
-                if self._completed(priced, arc, allowed, int(limits[arc]), most):
-                    del left[arc]
-        return not left
-
-    def _completed(
-        self,
-        priced: Priced,
-        arc: tuple[int, int, int],
-        allowed: BoolArray,
-        limit: int,
-        most: int,
-    ) -> bool:
-        """`complete` for one arc."""
-        if limit <= priced.complete.get(arc, int(priced.lower[arc])):
-            return True
-        most = min(most, 1 + int(_CHOICES_PER_S * self.deadline.remaining_s()))
-        data, price = self.kinds[arc[0]].data, priced.price[arc[0]]
-        devices, ticks, count = enumerate_block(data, allowed, price, limit, most, _SEQUENCE_NODES)
-        for place in undominated(ticks, memory_of(data.memory, devices, self.devices)):
-            self.add(arc[0], int(ticks[place]), devices[place].tolist())
-        if count <= most:
-            priced.complete[arc] = limit
-        return bool(count <= most)
+        return search_block(data, fixed, free, cutoff, NEVER, ORDER_NODES)
 
 
-class Priced:
+class PricedArcs:
     """Bounds and best columns of all arcs (class, entry, exit) at one set of prices."""
 
-    def __init__(self, pool: Pool, prices: Prices) -> None:
+    def __init__(self, pool: BlockPool, prices: Prices) -> None:
         self.pool = pool
         self.prices = prices
         shape = (len(pool.kinds), pool.devices, pool.devices)
         self.lower = np.full(shape, NEVER, dtype=np.int64)
         self.upper = np.full(shape, NEVER, dtype=np.int64)
-        self.best: dict[tuple[int, int, int], Column] = {}
+        self.best: dict[Arc, Column] = {}
         self.price = [prices.of_operators(kind) for kind in pool.kinds]
-        self.complete: dict[tuple[int, int, int], int] = {}
+        self.complete: dict[Arc, int] = {}
         """Costs below which no useful column of an arc is missing in the pool."""
-        self._limit: dict[tuple[int, int, int], int] = {}
-        self._stuck: set[tuple[int, int, int]] = set()
+        self._limit: dict[Arc, int] = {}
+        self._stuck: set[Arc] = set()
         """Arcs that more nodes do not help."""
         self.closed = False
         """Whether `close` has come to its end."""
-        self.learn()
+        self.add_known()
         for arc in pool.arcs:
             pool.deadline.check()
             self.lower[arc] = self._search(arc, NEVER, 0).bound
@@ -247,7 +206,7 @@ class Priced:
                     self.pool.deadline.check()
                     self._solve(arc)
 
-    def learn(self) -> None:
+    def add_known(self) -> None:
         """Takes the pool's columns into account."""
         for column in self.pool.columns:
             self._keep(column)
@@ -275,9 +234,9 @@ class Priced:
     def shortest(self, cost: IntArray) -> tuple[int, IntArray]:
         """Cost of a shortest path, and the device before each block and after the last."""
         devices, total = shortest_path(cost, self.pool.kind_of)
-        return total, devices
+        return int(total), devices
 
-    def _arcs(self, devices: IntArray) -> list[tuple[int, int, int]]:
+    def _arcs(self, devices: IntArray) -> list[Arc]:
         kinds, ends = self.pool.kind_of.tolist(), devices.tolist()
         return list(zip(kinds, ends[:-1], ends[1:], strict=True))
 
@@ -288,17 +247,17 @@ class Priced:
             self.upper[arc] = cost
             self.best[arc] = column
 
-    def _search(self, arc: tuple[int, int, int], cutoff: int, nodes: int) -> Found:
+    def _search(self, arc: Arc, cutoff: int, nodes: int) -> Found:
         return search_block(
             self.pool.kinds[arc[0]].data,
             self.pool.arcs[arc],
             self.price[arc[0]],
             cutoff,
             nodes,
-            _SEQUENCE_NODES,
+            ORDER_NODES,
         )
 
-    def _solve(self, arc: tuple[int, int, int]) -> None:
+    def _solve(self, arc: Arc) -> None:
         """Improves an arc's bounds; a cost that no better path could use is not looked for.
 
         A path through the arc costs at least the arc and shortest ways before and after it.
@@ -320,55 +279,51 @@ class Priced:
 
 
 @compiled
-def shortest_path(cost: IntArray, kind_of: IntArray) -> tuple[IntArray, int]:
+def costs_to_end(cost: Costs, kind_of: IntArray) -> Costs:
+    """(blocks + 1, devices): least cost from a device before a block to the end, at most NEVER.
+
+    Args:
+      cost: of an arc.
+      kind_of: (blocks,): class of each.
+    """
+    blocks, devices = len(kind_of), cost.shape[1]
+    least = np.zeros((blocks + 1, devices), dtype=cost.dtype)
+    for block in range(blocks - 1, -1, -1):
+        for before in range(devices):
+            best = least.dtype.type(NEVER)
+            for after in range(devices):
+                best = min(best, cost[kind_of[block], before, after] + least[block + 1, after])
+            least[block, before] = best
+    return least
+
+
+@compiled
+def shortest_path(cost: Costs, kind_of: IntArray) -> tuple[IntArray, int | float]:
     """Devices before each block and after the last on a shortest path, and its cost.
 
     Args:
-      cost: (classes, devices, devices) of a block from its entry's to its exit's device.
-      kind_of: class of each block.
+      cost: of an arc.
+      kind_of: (blocks,): class of each.
     """
-    devices = cost.shape[1]
-    blocks = len(kind_of)
-    least = np.zeros((blocks + 1, devices), dtype=np.int64)
-    came = np.zeros((blocks + 1, devices), dtype=np.int64)
-    for block in range(blocks):
-        for after in range(devices):
-            best = NEVER
-            for before in range(devices):
-                total = least[block, before] + cost[kind_of[block], before, after]
-                if total < best:
-                    best = total
-                    came[block + 1, after] = before
-            least[block + 1, after] = best
-    path = np.zeros(blocks + 1, dtype=np.int64)
-    path[blocks] = np.argmin(least[blocks])
-    for block in range(blocks, 0, -1):
-        path[block - 1] = came[block, path[block]]
-    return path, least[blocks, path[blocks]]
+    least = costs_to_end(cost, kind_of)
+    path = np.zeros(len(kind_of) + 1, dtype=np.int64)
+    path[0] = np.argmin(least[0])
+    for block in range(len(kind_of)):
+        path[block + 1] = np.argmin(cost[kind_of[block], path[block]] + least[block + 1])
+    return path, least[0, path[0]]
 
 
 @compiled
 def cheapest_around(cost: IntArray, kind_of: IntArray) -> IntArray:
     """For each arc the least cost of the rest of a path that uses it for a block of its class."""
     devices = cost.shape[1]
-    blocks = len(kind_of)
-    after = np.zeros((blocks + 1, devices), dtype=np.int64)
-    for block in range(blocks - 1, -1, -1):
-        for device in range(devices):
-            best = NEVER
-            for other in range(devices):
-                best = min(best, cost[kind_of[block], device, other] + after[block + 1, other])
-            after[block, device] = best
+    after = costs_to_end(cost, kind_of)
+    before = costs_to_end(cost.transpose((0, 2, 1)).copy(), kind_of[::-1].copy())[::-1]
     least = np.full(cost.shape, NEVER, dtype=np.int64)
-    before = np.zeros(devices, dtype=np.int64)
-    for block in range(blocks):
-        kind = kind_of[block]
-        following = np.full(devices, NEVER, dtype=np.int64)
+    for block in range(len(kind_of)):
         for device in range(devices):
             for other in range(devices):
-                rest = before[device] + after[block + 1, other]
-                least[kind, device, other] = min(least[kind, device, other], rest)
-                total = before[device] + cost[kind, device, other]
-                following[other] = min(following[other], total)
-        before = following
+                rest = before[block, device] + after[block + 1, other]
+                arc = least[kind_of[block], device]
+                arc[other] = min(arc[other], rest)
     return least

@@ -11,12 +11,22 @@ import numpy as np
 from moirai_tf.placement.bound.paths import cuts
 from moirai_tf.placement.problem import IntArray, Problem, Tensor
 
-_SMALL, _SMALLER, _LARGEST = 20, 16, 60
-"""Operators in a block: up to so many of an exact cutting are solved easily; so many are wanted of
-another one; more are not solved, nor bounded better than by simpler means."""
 _TIGHTER = 1.5
-_LEAST_SPAN = 4
-"""Spans are tried from the longest path down to this, each so much shorter than the last."""
+"""Spans are tried from the longest path down, each so much shorter than the last."""
+
+
+@dataclass(frozen=True)
+class BlockSizes:
+    """Operators in a block, and the shortest span."""
+
+    easy: int = 20
+    """Up to so many of an exact cutting are solved easily."""
+    wanted: int = 16
+    """Of another cutting."""
+    most: int = 60
+    """More are not solved, nor bounded better than by simpler means."""
+    least_span: float = 4
+    """Of a tensor or operator that is left out, in steps."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class Cutting:
         return max(map(len, self.inner))
 
 
-def cuttings(problem: Problem) -> list[Cutting]:
+def cuttings(problem: Problem, sizes: BlockSizes = BlockSizes()) -> list[Cutting]:
     """Cuttings that are worth a try, the most promising one first; maybe none.
 
     If the exact one has large blocks, so much is left out that they become small: tensors on their
@@ -48,16 +58,16 @@ def cuttings(problem: Problem) -> list[Cutting]:
     one of smallest blocks.
     """
     exact = cut_at(problem, clean_cuts(problem))
-    if exact.largest <= _SMALL:
+    if exact.largest <= sizes.easy:
         return [exact]
     options = [exact]
     depth, slack = _levels(problem)
     span = float(depth.max(initial=0))
-    while span >= _LEAST_SPAN and options[-1].largest > _SMALLER:
+    while span >= sizes.least_span and options[-1].largest > sizes.wanted:
         options.append(_relaxed(problem, depth, slack, span))
         span /= _TIGHTER
     best = min(options, key=lambda option: option.largest)
-    return [option for option in dict.fromkeys((best, exact)) if option.largest <= _LARGEST]
+    return [option for option in dict.fromkeys((best, exact)) if option.largest <= sizes.most]
 
 
 def clean_cuts(problem: Problem) -> list[int]:

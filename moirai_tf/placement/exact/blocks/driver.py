@@ -9,14 +9,14 @@ from moirai_tf.placement.blackboard import Search
 from moirai_tf.placement.bound.packing import fits
 from moirai_tf.placement.bound.paths import Bound
 from moirai_tf.placement.construct.heuristics import construct_all
-from moirai_tf.placement.evaluate.events import simulate
-from moirai_tf.placement.exact.blocks.assemble import assemble
-from moirai_tf.placement.exact.blocks.block import split
-from moirai_tf.placement.exact.blocks.block_pool import Column, Pool, Priced, Prices
+from moirai_tf.placement.evaluate.events import TransferKey, replay, simulate
+from moirai_tf.placement.exact.blocks.block import NOBODY, split
+from moirai_tf.placement.exact.blocks.block_pool import BlockPool, Column, PricedArcs, Prices
 from moirai_tf.placement.exact.blocks.cut import Cutting, cuttings
-from moirai_tf.placement.exact.blocks.gap_closing import Closing
-from moirai_tf.placement.exact.blocks.memory_pricing import Coupling
-from moirai_tf.placement.problem import Problem
+from moirai_tf.placement.exact.blocks.gap_closing import GapClosing
+from moirai_tf.placement.exact.blocks.memory_prices import MemoryPricing
+from moirai_tf.placement.exact.blocks.search import Found
+from moirai_tf.placement.problem import PER_EDGE, Problem
 from moirai_tf.placement.schedule import Schedule
 
 _TICKS = 2**42
@@ -55,13 +55,13 @@ class Decomposition:
     def _improve(self, search: Search, cut: Cutting) -> None:
         problem = search.problem
         scale = 1 << max(0, (_TICKS // max(1, search.best.makespan_ns)).bit_length() - 1)
-        pool = Pool(split(problem, cut, scale), len(problem.devices), search.deadline)
-        pool.adopt(search.best.assignment)
+        pool = BlockPool(split(problem, cut, scale), len(problem.devices), search.deadline)
+        pool.add_schedule(search.best.assignment)
         search.notes.append(
             f"{self.name}: {len(pool.blocks)} blocks between cuts, {len(pool.kinds)} different"
             + ("" if cut.exact else ", without what spans many of them")
         )
-        free = Priced(pool, Prices((0,) * len(problem.devices)))
+        free = PricedArcs(pool, Prices((0,) * len(problem.devices)))
         for share in _SHARES:
             with search.deadline.limited(share if self.polish else 1.0):
                 free.close(search.mip_gap / 2)
@@ -70,25 +70,26 @@ class Decomposition:
             if search.closed or free.closed or self.polish is None:
                 break
             self.polish(search)
-            pool.adopt(search.best.assignment)
-            free.learn()
+            pool.add_schedule(search.best.assignment)
+            free.add_known()
         if not search.closed:
-            self._couple(search, Coupling(pool, problem.capacity_bytes, free), scale, cut)
+            self._share_memory(
+                search, MemoryPricing(pool, problem.capacity_bytes, free), scale, cut
+            )
 
-    def _couple(self, search: Search, coupling: Coupling, scale: int, cut: Cutting) -> None:
-        """Prices, a few ways by annealing, then labels and the master program."""
+    def _share_memory(
+        self, search: Search, pricing: MemoryPricing, scale: int, cut: Cutting
+    ) -> None:
+        """Prices of memory, then whole columns for all blocks."""
         try:
-            coupling.prove()
+            pricing.prove()
         finally:
-            self._prove(search, coupling.bound, scale, "blocks with prices of memory")
-        for path in coupling.dives(search.seed):
-            self._offer(search, coupling.pool, path, cut)
-        closing = Closing(
-            coupling, search.best.makespan_ns * scale, scale, replace(search.limits(), mip_gap=0.0)
-        )
+            self._prove(search, pricing.bound, scale, "blocks with prices of memory")
+        limits = replace(search.limits(), mip_gap=0.0)
+        closing = GapClosing(pricing, search.best.makespan_ns * scale, scale, limits)
         for found in closing.steps():
             self._prove(search, closing.bound, scale, "whole columns for all blocks")
-            self._offer(search, coupling.pool, found, cut)
+            self._offer(search, pricing.pool, found, cut)
             if search.closed:
                 return
 
@@ -96,7 +97,7 @@ class Decomposition:
         search.prove(Bound(-(-ticks // scale), f"{self.name}: {how}"))
 
     def _offer(
-        self, search: Search, pool: Pool, path: Sequence[Column] | None, cut: Cutting
+        self, search: Search, pool: BlockPool, path: Sequence[Column] | None, cut: Cutting
     ) -> None:
         """Offers the schedule of a path, its groups brought together and within memory."""
         if not path:
@@ -128,3 +129,49 @@ def gathered(problem: Problem, schedule: Schedule) -> Schedule | None:
     if tuple(assignment) == schedule.assignment:
         return schedule
     return simulate(problem, assignment)
+
+
+def assemble(
+    problem: Problem, pool: BlockPool, columns: Sequence[Column], *, exact: bool
+) -> Schedule:
+    """Plays the blocks' orders one after another.
+
+    The columns say devices and orders; times are worked out anew. Tensors that the blocks do not
+    know of are moved as soon as they can be, and operators that may run in an earlier block are
+    also tried in the gaps there.
+    """
+    assignment = [0] * len(problem.operators)
+    starts: list[float] = [0.0] * len(problem.operators)
+    moves: dict[TransferKey, float] = {}
+    begin = 0
+    known: dict[Column, Found] = {}
+    for block, column in zip(pool.blocks, columns, strict=True):
+        if column not in known:
+            known[column] = pool.orders(column)
+        found = known[column]
+        devices, local = column.device, found.start.tolist()
+        for place, operator in enumerate(block.operators):
+            if place and operator != NOBODY:
+                assignment[operator] = devices[place]
+                starts[operator] = begin + local[place]
+        for tensor, key, start in found.transfers.tolist():
+            name = block.tensors[tensor]
+            if name != NOBODY:
+                last = block.operators[key] if problem.transfers == PER_EDGE else key
+                moves[name, last] = begin + start
+        begin += column.ticks
+    schedule = replay(problem, assignment, starts, moves)
+    if exact:
+        return schedule
+    gaps = simulate(problem, assignment, producers_first(problem, starts))
+    return min(schedule, gaps, key=lambda option: option.makespan_ns)
+
+
+def producers_first(problem: Problem, starts: list[float]) -> list[int]:
+    """Operators in order of their starts, but none before what it waits for."""
+    for operator in problem.topological_order:
+        for tensor in problem.incoming[operator]:
+            producer = problem.tensors[tensor].producer
+            starts[operator] = max(starts[operator], starts[producer])
+    position = problem.topological_position
+    return sorted(range(len(starts)), key=lambda operator: (starts[operator], position[operator]))

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from moirai_tf.placement.exact.blocks.block_pool import Column
-from moirai_tf.placement.exact.blocks.labels import several_prices, shortest
-from moirai_tf.placement.exact.blocks.master_program import Master
-from moirai_tf.placement.exact.blocks.memory_prices import choices
-from moirai_tf.placement.exact.blocks.memory_pricing import Coupling
-from moirai_tf.placement.exact.blocks.repeated_layers import runs
-from moirai_tf.placement.exact.milp.outcome import Limits
+import numpy as np
 
+from moirai_tf.placement.compiled import compiled
+from moirai_tf.placement.exact.blocks.block_pool import ORDER_NODES, Arc, Column
+from moirai_tf.placement.exact.blocks.master_program import MasterProgram
+from moirai_tf.placement.exact.blocks.memory_prices import MemoryPricing
+from moirai_tf.placement.exact.blocks.search import enumerate_block
+from moirai_tf.placement.exact.milp.backends import Limits
+from moirai_tf.placement.problem import IntArray
+
+_CHOICES_PER_S = 5_000
+"""Fewer than are enumerated in a second, so that no enumeration goes far beyond the deadline."""
+_COLLECTION_SHARE = 0.15
+"""Of what is left, for one collection of columns."""
 _MOST_COLUMNS = 20_000
-"""Of one arc, and in all; with more neither labels nor the program get far."""
-_FEW_BLOCKS = 64
-"""Up to so many blocks, labels are tried; the program counts blocks and so needs many of them."""
-_NARROW, _WIDTH = 1_000, 20_000
-"""Labels that are kept, to find a way and to prove a bound."""
-_ACCURACY = 1e-6
+"""Of one arc, and in all; with more the program does not get far."""
 _FEW_COLUMNS, _MANY_COLUMNS = 400, 1_500
 """So few are good for a first schedule; with more proofs become slow."""
 _FIRST_SHARE, _LEAST_SHARE = 0.1, 0.002
@@ -31,15 +32,15 @@ _LONG = 0.5
 
 
 @dataclass
-class Closing:
+class GapClosing:
     """Narrows the gap between bound and best schedule of blocks that share memory.
 
-    For one cutoff after another all columns are collected that a faster schedule may need, and a
-    search over these finds such a schedule or proves that there is none. The lower a cutoff, the
+    For one cutoff after another all columns are collected that a faster schedule may need, and the
+    program over these finds such a schedule or proves that there is none. The lower a cutoff, the
     fewer columns.
     """
 
-    coupling: Coupling
+    pricing: MemoryPricing
     upper: int
     """Ticks of the best schedule that is known."""
     scale: int
@@ -50,7 +51,7 @@ class Closing:
     """Proved, in ticks."""
 
     def __post_init__(self) -> None:
-        self.bound = self.coupling.bound
+        self.bound = self.pricing.bound
         self.path: list[Column] = []
         self.settled = False
         """Whether the last solution of the program ended the search below its cutoff."""
@@ -61,14 +62,14 @@ class Closing:
         Raises:
           OutOfTimeError: when the deadline passes; KeyboardInterrupt likewise.
         """
-        yield from self._by_few()
-        if len(self.coupling.pool.blocks) <= _FEW_BLOCKS:
-            yield from self._labelled()
+        pool = self.pricing.pool
+        pool.add_changes_of_device(_MOST_COLUMNS)
+        yield from self._first_way()
         share, ended = _FIRST_SHARE, self.bound >= self.upper
         while not ended and share >= _LEAST_SHARE:
-            self.coupling.pool.deadline.check()
+            pool.deadline.check()
             cutoff = self._cutoff(share)
-            columns = self._columns(cutoff)
+            columns = self._columns(cutoff, _MOST_COLUMNS)
             if columns is None:
                 share /= _FALL
                 continue
@@ -80,86 +81,125 @@ class Closing:
                 share = min(1.0, share * _GROWTH)
             ended = self.bound >= self.upper or (last and self.settled)
 
-    def _labelled(self) -> Iterator[list[Column] | None]:
-        """Labels, as long as they find faster ways."""
-        improved = True
-        while improved and self.bound < self.upper:
-            columns = self._columns(self.upper)
-            found = None if columns is None else self._by_labels(columns, self.upper, _WIDTH)
-            improved = found is not None
-            yield found
-
-    def _cutoff(self, share: float) -> int:
-        gap = self.upper - self.bound
-        return min(self.upper, self.bound + max(self.scale, int(share * gap)))
-
-    def _by_few(self) -> Iterator[list[Column] | None]:
-        """Good ways from columns that cost little at the best prices."""
-        self.coupling.pool.split_once(_MOST_COLUMNS)
+    def _first_way(self) -> Iterator[list[Column] | None]:
+        """A good way from columns that cost little at the best prices."""
         share = _FIRST_SHARE
         columns = self._columns(self._cutoff(share), _FEW_COLUMNS)
         while columns is None and share >= _LEAST_SHARE:
             share /= _FALL
             columns = self._columns(self._cutoff(share), _FEW_COLUMNS)
         complete_below = 0 if columns is None else self._cutoff(share)
-        yield self._by_labels(self.coupling.pool.columns, complete_below, _NARROW)
-        columns = [*self.path, *(columns or self.coupling.pool.columns)]
-        yield from self._by_program(list(dict.fromkeys(columns)), complete_below, self.upper)
+        yield from self._by_program(
+            columns or self.pricing.pool.columns, complete_below, self.upper
+        )
 
-    def _columns(self, cutoff: int, most: int = _MOST_COLUMNS) -> list[Column] | None:
+    def _cutoff(self, share: float) -> int:
+        gap = self.upper - self.bound
+        return min(self.upper, self.bound + max(self.scale, int(share * gap)))
+
+    def _columns(self, cutoff: int, most: int) -> list[Column] | None:
         """All columns that a way within memory below a cutoff may need; None if too many."""
-        pool, priced = self.coupling.pool, self.coupling.priced
-        cost = cutoff + priced.prices.of_bytes(self.coupling.capacity)
-        if not pool.complete(priced, cost, most):
+        arcs = self.pricing.arcs
+        limits = arcs.limits(cutoff + arcs.prices.of_bytes(self.pricing.capacity))
+        if not self._complete(limits, most):
             return None
-        limits = priced.limits(cost)
-        columns = [c for c in pool.columns if priced.cost(c) < limits[c[:3]]]
+        columns = [c for c in arcs.pool.columns if arcs.cost(c) < limits[c[:3]]]
         return columns if len(columns) <= most else None
 
-    def _impossible(self, columns: list[Column]) -> bool:
-        """Whether some block has no column."""
-        return len({column.kind for column in columns}) < len(self.coupling.pool.kinds)
+    def _complete(self, limits: IntArray, most: int) -> bool:
+        """Adds every column that costs less than its arc's limit; whether none is missing.
 
-    def _by_labels(
-        self, columns: list[Column], complete_below: int, width: int
-    ) -> list[Column] | None:
-        if self._impossible(columns):
-            self.bound = max(self.bound, complete_below)
-            return None
-        coupling = self.coupling
-        deadline = coupling.pool.deadline
-        arrays, ordered = choices(coupling.pool, columns, coupling.capacity, coupling.price)
-        price = several_prices(arrays, coupling.price, _ACCURACY * self.bound, deadline)
-        path, bound = shortest(
-            arrays, ordered, coupling.capacity, price, self.upper, width, deadline
+        Of columns with the same devices at both ends one is enough of those that take no less
+        time and no less of any device's memory than it. With more than `most` one gives up.
+        """
+        pool = self.pricing.pool
+        left = set(pool.arcs)
+        with pool.deadline.limited(_COLLECTION_SHARE):
+            for arc in pool.arcs:
+                pool.deadline.check()
+                if self._enumerate(arc, int(limits[arc]), most):
+                    left.remove(arc)
+        return not left
+
+    def _enumerate(self, arc: Arc, limit: int, most: int) -> bool:
+        """`_complete` for one arc."""
+        arcs, pool = self.pricing.arcs, self.pricing.pool
+        if limit <= arcs.complete.get(arc, int(arcs.lower[arc])):
+            return True
+        most = min(most, 1 + int(_CHOICES_PER_S * pool.deadline.remaining_s()))
+        data, price = pool.kinds[arc[0]].data, arcs.price[arc[0]]
+        devices, ticks, count = enumerate_block(
+            data, pool.arcs[arc], price, limit, most, ORDER_NODES
         )
-        self.bound = max(self.bound, min(complete_below, bound))
-        return self._taken(path)
+        for place in undominated(ticks, memory_of(data.memory, devices, pool.devices)):
+            pool.add(arc[0], int(ticks[place]), devices[place].tolist())
+        if count <= most:
+            arcs.complete[arc] = limit
+        return bool(count <= most)
 
     def _by_program(
         self, columns: list[Column], complete_below: int, cutoff: int
     ) -> Iterator[list[Column] | None]:
-        self.settled = self._impossible(columns)
+        """Solves the program over columns that are complete below `complete_below`."""
+        pool = self.pricing.pool
+        self.settled = len({column.kind for column in columns}) < len(pool.kinds)
         if self.settled:
             self.bound = max(self.bound, complete_below)
             return
-        pool = self.coupling.pool
-        kinds = pool.kind_of.tolist()
-        master = Master(kinds, runs(kinds), columns, self.coupling.capacity, self.scale)
+        program = MasterProgram(pool.kind_of.tolist(), columns, self.pricing.capacity, self.scale)
         limits = replace(
             self.limits, time_s=_LONG * pool.deadline.remaining_s(), proof=cutoff < self.upper
         )
-        answer = master.solve(cutoff, self.path, limits)
+        answer = program.solve(cutoff, self.path, limits)
         self.bound = max(self.bound, min(complete_below, answer.bound))
         self.settled = answer.settled
-        yield self._taken(answer.path)
+        ticks = sum(column.ticks for column in answer.path or ())
+        if answer.path and ticks < self.upper:
+            self.path, self.upper = answer.path, ticks
+            yield answer.path
+        else:
+            yield None
         if answer.interrupted:
             raise KeyboardInterrupt
 
-    def _taken(self, path: list[Column] | None) -> list[Column] | None:
-        """A way, if it is the fastest so far."""
-        ticks = sum(column.ticks for column in path or ())
-        if not path or ticks >= self.upper:
-            return None
-        self.path, self.upper = path, ticks
-        return path
+
+@compiled
+def memory_of(size: IntArray, device: IntArray, devices: int) -> IntArray:
+    """(choices, devices): bytes on each device.
+
+    Args:
+      size: bytes of each operator.
+      device: (choices, operators).
+      devices: number of them.
+    """
+    memory = np.zeros((len(device), devices), dtype=np.int64)
+    for choice in range(len(device)):
+        for operator in range(len(size)):
+            memory[choice, device[choice, operator]] += size[operator]
+    return memory
+
+
+@compiled
+def undominated(ticks: IntArray, memory: IntArray) -> IntArray:
+    """Enough of the choices: any other takes no less time and memory than one of these.
+
+    Args:
+      ticks: of each choice.
+      memory: (choices, devices).
+    """
+    kept = np.empty(len(ticks), dtype=np.int64)
+    count = 0
+    for choice in np.argsort(ticks, kind="mergesort"):
+        replaced = False
+        for place in range(count - 1, -1, -1):
+            replaced = True
+            for device in range(memory.shape[1]):
+                if memory[kept[place], device] > memory[choice, device]:
+                    replaced = False
+                    break
+            if replaced:
+                break
+        if not replaced:
+            kept[count] = choice
+            count += 1
+    return kept[:count]

@@ -15,14 +15,8 @@ import numpy as np
 
 from moirai_tf.placement.bound.linear_program import FloatArray
 from moirai_tf.placement.compiled import compiled, compiled_lean
-from moirai_tf.placement.exact.blocks.block_arrays import (
-    NEVER,
-    OPEN,
-    BlockData,
-    channels,
-    machines_of,
-)
-from moirai_tf.placement.exact.blocks.device_filtering import Windows
+from moirai_tf.placement.evaluate.channels import NOTHING, channels
+from moirai_tf.placement.exact.blocks.block import NEVER, OPEN, BlockArrays
 from moirai_tf.placement.problem import BoolArray, IntArray
 
 _BITS = 12
@@ -68,10 +62,10 @@ class Loads(NamedTuple):
 
 
 @compiled
-def new_loads(data: BlockData) -> Loads:
+def new_loads(data: BlockArrays) -> Loads:
     """Scratch for a search of this block."""
     operators, devices = data.compute.shape
-    resources = machines_of(data)
+    resources = data.resources
     return Loads(
         _edges(data),
         np.zeros(resources, dtype=np.int64),
@@ -85,7 +79,7 @@ def new_loads(data: BlockData) -> Loads:
 
 
 @compiled
-def _edges(data: BlockData) -> Edges:
+def _edges(data: BlockArrays) -> Edges:
     """Edges; a tensor that one transfer may bring to several readers is split among them."""
     operators, devices = data.compute.shape
     first = np.zeros(operators + 1, dtype=np.int64)
@@ -111,11 +105,12 @@ def _edges(data: BlockData) -> Edges:
 
 @compiled_lean
 def loads_bound(
-    data: BlockData,
+    data: BlockArrays,
     domain: BoolArray,
     device: IntArray,
     extra: IntArray,
-    windows: Windows,
+    head: IntArray,
+    tail: IntArray,
     loads: Loads,
     weights: FloatArray,
     floor: int,
@@ -129,7 +124,8 @@ def loads_bound(
       domain: (operators, devices): what is possible.
       device: of each operator; OPEN where several are possible.
       extra: (operators, devices): price.
-      windows: of times without prices.
+      head: (operators, devices), in ticks: earliest starts.
+      tail: (operators, devices), in ticks: least time after an operator, without prices.
       loads: scratch.
       weights: (resources,) summing to 1, where the ascent begins; changed.
       floor: a lower bound on the makespan.
@@ -137,7 +133,7 @@ def loads_bound(
       steps: of ascent.
     """
     best = 0
-    _fill_around(data, domain, windows, loads, floor)
+    _fill_around(data, domain, head, tail, loads, floor)
     for _ in range(steps):
         _round(data, weights, loads)
         value = -((-_cheapest(data, domain, device, extra, loads)) >> _BITS)
@@ -152,7 +148,12 @@ def loads_bound(
 
 @compiled_lean
 def _fill_around(
-    data: BlockData, domain: BoolArray, windows: Windows, loads: Loads, floor: int
+    data: BlockArrays,
+    domain: BoolArray,
+    head: IntArray,
+    tail: IntArray,
+    loads: Loads,
+    floor: int,
 ) -> None:
     """Least time before plus least time after what may occupy each resource.
 
@@ -167,27 +168,27 @@ def _fill_around(
         for target in range(devices):
             if not domain[operator, target]:
                 continue
-            length, tail = data.compute[operator, target], windows.tail[operator, target]
-            if length > 0 and operator < operators - 1:
-                before[target] = min(before[target], windows.head[operator, target])
-                after[target] = min(after[target], tail)
+            rest = data.compute[operator, target] + tail[operator, target]
+            if data.compute[operator, target] > 0 and operator < operators - 1:
+                before[target] = min(before[target], head[operator, target])
+                after[target] = min(after[target], tail[operator, target])
             for edge in range(edges.first[operator], edges.first[operator + 1]):
                 producer = edges.producer[edge]
                 for source in range(devices):
                     if edges.time[edge, source, target] == 0 or not domain[producer, source]:
                         continue
-                    ready = windows.head[producer, source] + data.compute[producer, source]
-                    for channel in channels(data, source, target):
-                        if channel >= 0:
+                    ready = head[producer, source] + data.compute[producer, source]
+                    for channel in channels(data.congestion, devices, source, target):
+                        if channel != NOTHING:
                             before[channel] = min(before[channel], ready)
-                            after[channel] = min(after[channel], length + tail)
+                            after[channel] = min(after[channel], rest)
     for resource in range(len(after)):
         used = before[resource] < NEVER
         after[resource] = min(floor, before[resource] + after[resource]) if used else 0
 
 
 @compiled_lean
-def _round(data: BlockData, weights: FloatArray, loads: Loads) -> None:
+def _round(data: BlockArrays, weights: FloatArray, loads: Loads) -> None:
     """Sets whole weights that sum to exactly 1, and the weights of transfers."""
     devices = data.compute.shape[1]
     left, largest = 1 << _BITS, 0
@@ -200,14 +201,14 @@ def _round(data: BlockData, weights: FloatArray, loads: Loads) -> None:
     for source in range(devices):
         for target in range(devices):
             loads.way[source, target] = 0
-            for channel in channels(data, source, target):
-                if source != target and channel >= 0:
+            for channel in channels(data.congestion, devices, source, target):
+                if source != target and channel != NOTHING:
                     loads.way[source, target] += loads.weight[channel]
 
 
 @compiled_lean
 def _cheapest(
-    data: BlockData, domain: BoolArray, device: IntArray, extra: IntArray, loads: Loads
+    data: BlockArrays, domain: BoolArray, device: IntArray, extra: IntArray, loads: Loads
 ) -> int:
     """Least weighted loads and prices over all devices, in 2**-12.
 
@@ -236,7 +237,7 @@ def _cheapest(
 
 @compiled_lean
 def _fill_cost(
-    data: BlockData,
+    data: BlockArrays,
     domain: BoolArray,
     device: IntArray,
     extra: IntArray,
@@ -282,9 +283,10 @@ def _hang(domain: BoolArray, loads: Loads, edge: int, operator: int, alone: bool
 
 
 @compiled_lean
-def _trace(data: BlockData, domain: BoolArray, device: IntArray, loads: Loads) -> None:
+def _trace(data: BlockArrays, domain: BoolArray, device: IntArray, loads: Loads) -> None:
     """Sets the loads of the cheapest devices."""
     edges, chosen, load = loads.edges, loads.chosen, loads.load
+    devices = domain.shape[1]
     for resource in range(len(load)):
         load[resource] = loads.around[resource]
     for operator in range(len(device)):
@@ -297,8 +299,8 @@ def _trace(data: BlockData, domain: BoolArray, device: IntArray, loads: Loads) -
             known = device[producer] != OPEN or device[operator] != OPEN
             if source == target or not (known or producer == edges.parent[operator]):
                 continue
-            for channel in channels(data, source, target):
-                if channel >= 0:
+            for channel in channels(data.congestion, devices, source, target):
+                if channel != NOTHING:
                     load[channel] += edges.time[edge, source, target]
 
 

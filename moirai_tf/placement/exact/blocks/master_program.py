@@ -1,6 +1,6 @@
 """How often each column is used: an integer program over all blocks and their memory.
 
-Blocks of equal classes that repeat (`runs`) need not be told apart: a way through them is a walk
+Layers that repeat (`repeated_layers`) need not be told apart: a way through them is a walk
 over (phase, device), and whatever its order, it costs the sum of its columns. So one integer per
 phase and column says how often it is used, and the program does not grow with the number of
 layers. Counts are a walk exactly if as many columns enter a phase and device as leave it and those
@@ -14,24 +14,65 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import NamedTuple
 
 from moirai_tf.placement.bound.linear_program import FloatArray, LinearModel, ModelBuilder
 from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.exact.blocks.block_pool import Column
-from moirai_tf.placement.exact.blocks.repeated_layers import Run
-from moirai_tf.placement.exact.milp import highs
-from moirai_tf.placement.exact.milp.outcome import NO_SOLUTION, STOPPED, Limits
+from moirai_tf.placement.exact.milp.backends import (
+    NO_SOLUTION,
+    STOPPED,
+    Limits,
+    solve_with_highs,
+)
 
 Node = tuple[int, int, int]
 """(run, phase, device) before a phase of a run; phase -1 is before the run itself."""
+_LONGEST_PERIOD = 64
+"""Blocks in a layer that repeats."""
 _ALL_SUBSETS, _SUBSETS = 4, 2
 """Sets of up to so many devices have their rows from the start; with more devices, smaller ones."""
 _TOLERANCE = 1e-6
 """Share of the cutoff by which the solver's bound may be off; its own tolerances are smaller."""
 
 
+class RepeatedLayers(NamedTuple):
+    """Some blocks whose classes are repeated a number of times."""
+
+    first: int
+    """Position of the first block."""
+    period: int
+    """Blocks in one repetition."""
+    times: int
+
+
+def repeated_layers(kinds: Sequence[int]) -> list[RepeatedLayers]:
+    """Cuts a sequence of classes into runs: always the longest repetition that begins here.
+
+    What is repeated only once is a run of one block.
+    """
+    found = []
+    begin = 0
+    while begin < len(kinds):
+        longest = min(_LONGEST_PERIOD, (len(kinds) - begin) // 2)
+        options = [RepeatedLayers(begin, 1, 1)]
+        options += (_repeated(kinds, begin, period) for period in range(1, longest + 1))
+        repeated = [run for run in options if run.times > 1] or options[:1]
+        best = max(repeated, key=lambda run: run.period * run.times)
+        found.append(best)
+        begin += best.period * best.times
+    return found
+
+
+def _repeated(kinds: Sequence[int], begin: int, period: int) -> RepeatedLayers:
+    end = begin + period
+    while end < len(kinds) and kinds[end] == kinds[end - period]:
+        end += 1
+    return RepeatedLayers(begin, period, (end - begin) // period)
+
+
 @dataclass(frozen=True)
-class Step:
+class WalkStep:
     """A column as a step from node to node, or a step into or out of a repeated run."""
 
     source: Node
@@ -54,13 +95,12 @@ class Answer:
     interrupted: bool
 
 
-class Master:
+class MasterProgram:
     """The program over given columns."""
 
     def __init__(
         self,
         kinds: Sequence[int],
-        runs: Sequence[Run],
         columns: Sequence[Column],
         capacity: Sequence[int],
         scale: int,
@@ -69,18 +109,18 @@ class Master:
 
         Args:
           kinds: class of each block.
-          runs: of them, in order.
           columns: ways to run a block of some class, at least one for each class.
           capacity: bytes of each device.
           scale: ticks in a nanosecond; the columns' ticks are multiples of it.
         """
-        self.runs, self.scale, self.devices = runs, scale, len(capacity)
+        self.runs = repeated_layers(kinds)
+        self.scale, self.devices = scale, len(capacity)
         self._builder = ModelBuilder()
-        self._steps: list[Step] = []
+        self._steps: list[WalkStep] = []
         by_kind: dict[int, list[Column]] = defaultdict(list)
         for column in columns:
             by_kind[column.kind].append(column)
-        for number, run in enumerate(runs):
+        for number, run in enumerate(self.runs):
             for phase in range(run.period):
                 self._phase(number, phase, by_kind[kinds[run.first + phase]])
             if run.times > 1:
@@ -101,7 +141,7 @@ class Master:
         bound = 0
         while True:
             left = replace(limits, time_s=deadline.remaining_s(), cutoff=cutoff / self.scale)
-            outcome = highs.solve(self._model(), self._counts(start), left)
+            outcome = solve_with_highs(self._model(), self._counts(start), left)
             ended_ns = cutoff / self.scale if outcome.state == NO_SOLUTION else outcome.bound
             if math.isfinite(ended_ns):
                 safe_ns = math.ceil(ended_ns - _TOLERANCE * cutoff / self.scale)
@@ -121,7 +161,7 @@ class Master:
             target = (number, (phase + 1) % run.period, column.exit)
             if run.times == 1:
                 source, target = (number, -1, column.entry), (number + 1, -1, column.exit)
-            self._steps.append(Step(source, target, count, column))
+            self._steps.append(WalkStep(source, target, count, column))
             terms.append((1, count))
         self._builder.equal(terms, run.times)
 
@@ -133,7 +173,7 @@ class Master:
                 count = self._builder.column(0, 1, integer=True)
                 inner, outer = (number, 0, device), (number + outwards, -1, device)
                 source, target = (inner, outer) if outwards else (outer, inner)
-                self._steps.append(Step(source, target, count))
+                self._steps.append(WalkStep(source, target, count))
                 terms.append((1, count))
             self._builder.equal(terms, 1)
 
@@ -197,12 +237,12 @@ class Master:
 
     def _path(self, values: FloatArray) -> list[Column] | None:
         """The counts as a way; None if they fall apart, and then a row forbids that."""
-        following: dict[Node, list[Step]] = defaultdict(list)
+        following: dict[Node, list[WalkStep]] = defaultdict(list)
         for step in self._steps:
             following[step.source] += [step] * round(float(values[step.count]))
         begin = next(node for node, steps in following.items() if node[:2] == (0, -1) and steps)
-        way: list[Step] = []
-        stack: list[tuple[Node, Step | None]] = [(begin, None)]
+        way: list[WalkStep] = []
+        stack: list[tuple[Node, WalkStep | None]] = [(begin, None)]
         while stack:
             node, arrived_by = stack[-1]
             if following[node]:
@@ -219,7 +259,7 @@ class Master:
         return [step.column for step in reversed(way) if step.column]
 
 
-def _reached(first: Step, steps: Sequence[Step]) -> set[Node]:
+def _reached(first: WalkStep, steps: Sequence[WalkStep]) -> set[Node]:
     """The nodes of the part of a flow that a step belongs to."""
     nodes = {first.source}
     grew = True

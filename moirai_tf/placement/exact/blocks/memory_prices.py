@@ -2,151 +2,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from moirai_tf.placement.bound.linear_program import FloatArray
 from moirai_tf.placement.compiled import compiled
-from moirai_tf.placement.exact.blocks.block_pool import Column, Pool
+from moirai_tf.placement.exact.blocks.block import NEVER
+from moirai_tf.placement.exact.blocks.block_pool import (
+    BlockPool,
+    PricedArcs,
+    Prices,
+    shortest_path,
+)
 from moirai_tf.placement.problem import IntArray
 
+_ROUNDS = 60
+_ROUGH, _FINE = 3e-3, 2e-5
+_CONVERGED = 5e-5
+_SHARE_OF_TIME = 0.4
+"""Of what is left when prices are sought; after it no further round begins."""
+_RADIUS = 8.0
+"""Prices are sought up to so many times the cost of the best path for a full device."""
 _ROUNDS_PER_DIMENSION = 120
-_DIVE_STEPS = 100
-_DIVE_RADIUS = 0.5
 
 
-class Choices(NamedTuple):
+@dataclass
+class MemoryPricing:
+    """Capacities over a pool of columns."""
+
+    pool: BlockPool
+    capacity: tuple[int, ...]
+    arcs: PricedArcs
+    """At the prices of the best bound; at first at no price."""
+    bound: int = field(init=False)
+    """Proved, in ticks."""
+
+    def __post_init__(self) -> None:
+        self.bound = self.arcs.bound
+
+    def prove(self) -> None:
+        """Generates columns until prices cannot raise the bound any more.
+
+        For any prices, a schedule within memory costs at least the cheapest way through all
+        blocks with the prices of its memory added, less what all memory would bring.
+
+        Raises:
+          OutOfTimeError: when the deadline passes; the bound so far stands.
+        """
+        accuracy, free = _ROUGH, self.bound
+        enough_s = (1 - _SHARE_OF_TIME) * self.pool.deadline.remaining_s()
+        for _ in range(_ROUNDS):
+            if self.pool.deadline.remaining_s() < enough_s:
+                return
+            known = column_arrays(self.pool, self.capacity)
+            price, limit = best_prices(known, _RADIUS * free, accuracy / 10 * free)
+            rates = [p / max(c, 0.5) for p, c in zip(price, self.capacity, strict=True)]
+            prices = Prices.of(rates)
+            arcs = PricedArcs(self.pool, prices)
+            try:
+                arcs.close(accuracy)
+            finally:
+                bound = arcs.bound - prices.of_bytes(self.capacity)
+                if bound > self.bound:
+                    self.bound, self.arcs = bound, arcs
+            gap = limit - self.bound
+            if gap <= _CONVERGED * limit and accuracy == _FINE:
+                return
+            accuracy = _FINE if gap <= 10 * accuracy * limit else accuracy
+
+
+class ColumnArrays(NamedTuple):
     """Columns as arrays, those of one arc together."""
 
     kind_of: IntArray
-    """Class of each block."""
+    """(blocks,): class of each."""
     first: IntArray
-    """Columns of arc (class, entry, exit) begin at `first[(class * K + entry) * K + exit]`."""
+    """(arcs + 1,): columns of arc (class, entry, exit), numbered in this order, begin there."""
     ticks: FloatArray
+    """(columns,)"""
     share: FloatArray
     """(columns, devices): memory over the device's capacity."""
-    entry: IntArray
-    exit: IntArray
 
 
-def choices(
-    pool: Pool,
-    columns: Sequence[Column],
-    capacity: tuple[int, ...],
-    price: FloatArray | None = None,
-) -> tuple[Choices, list[Column]]:
-    """Columns of a pool as arrays, and in the arrays' order: by arc, the cheapest first."""
+def column_arrays(pool: BlockPool, capacity: tuple[int, ...]) -> ColumnArrays:
+    """All columns of a pool as arrays."""
     count = pool.devices
-    rates = np.zeros(count) if price is None else price / np.maximum(capacity, 0.5)
-
-    def rank(column: Column) -> tuple[int, int, int, float]:
-        return (*column[:3], column.ticks + float(rates @ column.memory_bytes))
-
-    columns = sorted(columns, key=rank)
+    columns = sorted(pool.columns, key=lambda column: column[:3])
     arcs = [(c.kind * count + c.entry) * count + c.exit for c in columns]
     sizes = np.bincount(arcs, minlength=len(pool.kinds) * count * count)
-    first = np.zeros(len(sizes) + 1, dtype=np.int64)
-    first[1:] = np.cumsum(sizes)
-    room = np.maximum(np.array(capacity, dtype=np.float64), 0.5)
-    memory = np.array([c.memory_bytes for c in columns], dtype=np.float64)
-    return (
-        Choices(
-            kind_of=pool.kind_of,
-            first=first,
-            ticks=np.array([c.ticks for c in columns], dtype=np.float64),
-            share=memory / room,
-            entry=np.array([c.entry for c in columns], dtype=np.int64),
-            exit=np.array([c.exit for c in columns], dtype=np.int64),
-        ),
-        columns,
+    memory = np.array([c.memory_bytes for c in columns], dtype=np.float64).reshape(-1, count)
+    return ColumnArrays(
+        kind_of=pool.kind_of,
+        first=np.cumsum([0, *sizes], dtype=np.int64),
+        ticks=np.array([c.ticks for c in columns], dtype=np.float64),
+        share=memory / np.maximum(capacity, 0.5),
     )
 
 
 @compiled
-def cheapest(
-    chosen_from: Choices, price: FloatArray, begin: int, start: int, chosen: IntArray
-) -> float:
-    """The cheapest path over the columns: its cost, and the column of each block.
+def cheapest_way(known: ColumnArrays, price: FloatArray, used: FloatArray) -> float:
+    """The cost of the cheapest path over the columns; infinity if there is none.
 
     Args:
-      chosen_from: the columns.
-      price: of each device's whole memory.
-      begin: the first block of the path.
-      start: device before it; -1 for any.
-      chosen: output, one column per block from `begin`; -1 for all if there is no path.
+      known: the columns.
+      price: (devices,): of each device's whole memory, in ticks.
+      used: (devices,): output: share of each device's memory that the path needs.
     """
-    devices = chosen_from.share.shape[1]
-    blocks = len(chosen_from.kind_of)
-    arcs = len(chosen_from.first) - 1
-    cost = np.full(arcs, np.inf)
-    best = np.full(arcs, -1, dtype=np.int64)
+    devices = len(price)
+    arcs = len(known.first) - 1
+    cost = known.ticks + known.share @ price
+    least = np.full(arcs, np.inf)
+    best = np.zeros(arcs, dtype=np.int64)
     for arc in range(arcs):
-        for column in range(chosen_from.first[arc], chosen_from.first[arc + 1]):
-            total = chosen_from.ticks[column]
-            for device in range(devices):
-                total += price[device] * chosen_from.share[column, device]
-            if total < cost[arc]:
-                cost[arc] = total
+        for column in range(known.first[arc], known.first[arc + 1]):
+            if cost[column] < least[arc]:
+                least[arc] = cost[column]
                 best[arc] = column
-    least = np.zeros(devices)
-    if start >= 0:
-        least[:] = np.inf
-        least[start] = 0.0
-    came = np.full((blocks, devices), -1, dtype=np.int64)
-    for block in range(begin, blocks):
-        following = np.full(devices, np.inf)
-        for before in range(devices):
-            base = (chosen_from.kind_of[block] * devices + before) * devices
-            for after in range(devices):
-                if least[before] + cost[base + after] < following[after]:
-                    following[after] = least[before] + cost[base + after]
-                    came[block, after] = best[base + after]
-        least = following
-    end = int(np.argmin(least))
-    total = float(least[end])
-    chosen[begin:] = -1
-    if total == np.inf:
-        return total
-    for block in range(blocks - 1, begin - 1, -1):
-        chosen[block] = came[block, end]
-        end = chosen_from.entry[chosen[block]]
+    table = least.reshape(arcs // devices**2, devices, devices)
+    path, total = shortest_path(table, known.kind_of)
+    if total >= NEVER:
+        return np.inf
+    used[:] = 0.0
+    for block in range(len(path) - 1):
+        arc = (known.kind_of[block] * devices + path[block]) * devices + path[block + 1]
+        used += known.share[best[arc]]
     return total
 
 
 @compiled
-def best_prices(
-    chosen_from: Choices,
-    centre: FloatArray,
-    radius: float,
-    room: FloatArray,
-    begin: int,
-    start: int,
-    accuracy: float,
-) -> tuple[FloatArray, float]:
+def best_prices(known: ColumnArrays, radius: float, accuracy: float) -> tuple[FloatArray, float]:
     """Maximises the Lagrangian bound over prices by the ellipsoid method with deep cuts.
 
-    The bound at a price is the cheapest path minus what the room would bring; it is concave, and
-    what a path uses beyond the room is a subgradient (Bland, Goldfarb and Todd 1981).
+    The bound at a price is the cheapest path minus what all memory would bring; it is concave, and
+    what a path uses beyond the memory is a subgradient (Bland, Goldfarb and Todd 1981).
 
     Args:
-      chosen_from: the columns that exist so far.
-      centre: where the search begins.
-      radius: of the ball around it that is searched.
-      room: share of each device's memory that the path may use.
-      begin: the first block of the path.
-      start: device before it; -1 for any.
-      accuracy: of the bound, at which the search may end.
+      known: the columns that exist so far.
+      radius: of the ball around 0 that is searched, in ticks.
+      accuracy: of the bound, in ticks, at which the search may end.
 
     Returns:
-      The price of each device's whole memory, and the bound over these columns.
+      (devices,) the price of each device's whole memory, and the bound over these columns.
     """
-    devices = chosen_from.share.shape[1]
-    chosen = np.zeros(len(chosen_from.kind_of), dtype=np.int64)
-    centre = centre.copy()
+    devices = known.share.shape[1]
+    used = np.zeros(devices)
+    centre = np.zeros(devices)
     best_price = np.zeros(devices)
-    best = cheapest(chosen_from, best_price, begin, start, chosen)
+    best = cheapest_way(known, best_price, used)
+    if best == np.inf:
+        return best_price, best
     shape = np.eye(devices) * radius**2
     slope = np.zeros(devices)
     for _ in range(_ROUNDS_PER_DIMENSION * devices * devices):
@@ -156,12 +162,8 @@ def best_prices(
             slope[negative] = 1.0
             depth = -centre[negative]
         else:
-            value = cheapest(chosen_from, centre, begin, start, chosen)
-            slope[:] = -room
-            for column in chosen[begin:]:
-                slope += chosen_from.share[column]
-            for device in range(devices):
-                value -= centre[device] * room[device]
+            value = cheapest_way(known, centre, used) - centre.sum()
+            slope[:] = used - 1.0
             if value > best:
                 best = value
                 best_price[:] = centre
@@ -192,26 +194,3 @@ def _cut(centre: FloatArray, shape: FloatArray, step: FloatArray, depth: float) 
     factor = 2 * (1 + size * depth) / ((size + 1) * (1 + depth))
     growth = size**2 / (size**2 - 1) * (1 - depth**2)
     shape[:] = growth * (shape - factor * np.outer(step, step))
-
-
-@compiled
-def dive(chosen_from: Choices, price: FloatArray, accuracy: float, chosen: IntArray) -> None:
-    """Fixes a few blocks at a time, with prices for the room that is left for the others.
-
-    Args:
-      chosen_from: the columns.
-      price: of each device's whole memory, for all blocks.
-      accuracy: of the bounds.
-      chosen: output: column of each block; their memory need not suffice.
-    """
-    blocks = len(chosen_from.kind_of)
-    room = np.ones(len(price))
-    chunk = 1 + blocks // _DIVE_STEPS
-    start = -1
-    radius = _DIVE_RADIUS * price.max() + accuracy
-    for begin in range(0, blocks, chunk):
-        price, _ = best_prices(chosen_from, price, radius, room, begin, start, accuracy)
-        cheapest(chosen_from, price, begin, start, chosen)
-        for block in range(begin, min(begin + chunk, blocks)):
-            room -= chosen_from.share[chosen[block]]
-            start = chosen_from.exit[chosen[block]]

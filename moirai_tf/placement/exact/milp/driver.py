@@ -12,21 +12,20 @@ from moirai_tf.placement.blackboard import Search, SumBound
 from moirai_tf.placement.bound.linear_program import FloatArray, LinearModel
 from moirai_tf.placement.bound.paths import Bound, round_up
 from moirai_tf.placement.construct.heuristics import construct_all
-from moirai_tf.placement.exact.milp import highs
-from moirai_tf.placement.exact.milp.formulation import build, row_estimate
+from moirai_tf.placement.exact.milp.backends import (
+    NO_SOLUTION,
+    Backend,
+    BackendRefusalError,
+    Outcome,
+    solve_with_highs,
+)
+from moirai_tf.placement.exact.milp.formulation import build, decoded, row_estimate, start_values
 from moirai_tf.placement.exact.milp.loads import (
     build_loads,
     load_decoded,
     load_start,
     size_estimate,
 )
-from moirai_tf.placement.exact.milp.outcome import (
-    NO_SOLUTION,
-    Backend,
-    BackendRefusalError,
-    Outcome,
-)
-from moirai_tf.placement.exact.milp.warm_start import decoded, start_values
 from moirai_tf.placement.objective import LATENCY, THROUGHPUT, bottleneck_ns
 from moirai_tf.placement.problem import Problem
 from moirai_tf.placement.schedule import Schedule
@@ -132,7 +131,7 @@ class Milp:
             return self.backend(program.linear, program.start, search.limits()), self.name
         except BackendRefusalError as refusal:
             search.notes.append(f"{self.name} was refused ({refusal}); HiGHS was used instead")
-            return highs.solve(program.linear, program.start, search.limits()), "milp-highs"
+            return solve_with_highs(program.linear, program.start, search.limits()), "milp-highs"
 
 
 def _prove(search: Search, value: int, solver: str) -> None:

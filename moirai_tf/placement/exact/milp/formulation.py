@@ -17,15 +17,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-from moirai_tf.placement.bound.linear_program import LinearModel, ModelBuilder, time_unit_ns
+import numpy as np
+
+from moirai_tf.placement.bound.linear_program import (
+    FloatArray,
+    LinearModel,
+    ModelBuilder,
+    largest,
+    time_unit_ns,
+)
+from moirai_tf.placement.bound.packing import Choices, assignment_columns
 from moirai_tf.placement.bound.paths import blocks, heads_ns, tails_ns
-from moirai_tf.placement.exact.milp.items import Item, add_orders
-from moirai_tf.placement.exact.milp.loads import add_assignment_rows, add_load_rows
-from moirai_tf.placement.exact.milp.reach import reachable
-from moirai_tf.placement.exact.milp.routes import Route
-from moirai_tf.placement.exact.milp.transfers import Carrier, Communication, Core
+from moirai_tf.placement.evaluate.events import TransferKey, replay
+from moirai_tf.placement.exact.milp.loads import add_load_rows
+from moirai_tf.placement.exact.milp.transfers import (
+    Carrier,
+    Communication,
+    Core,
+    Item,
+    Route,
+    add_orders,
+)
 from moirai_tf.placement.objective import MAKESPAN, WEIGHTED, Objective
-from moirai_tf.placement.problem import BoolArray, Problem
+from moirai_tf.placement.problem import PER_EDGE, BoolArray, Problem
+from moirai_tf.placement.schedule import Schedule, Transfer
 
 
 @dataclass(frozen=True)
@@ -34,8 +49,7 @@ class PlacementModel:
 
     problem: Problem
     linear: LinearModel
-    choices: tuple[dict[int, int], ...]
-    """Unit -> device -> column."""
+    choices: Choices
     starts: tuple[int, ...]
     """Start column of each operator."""
     carriers: tuple[Carrier, ...]
@@ -55,7 +69,6 @@ def build(problem: Problem, horizon_ns: int, objective: Objective = MAKESPAN) ->
         1 ns over the denominator of its weight.
     """
     core = _core(problem, horizon_ns)
-    add_assignment_rows(problem, core.builder, core.choices)
     _window_rows(core)
     _load_rows(core)
     carriers = Communication(core).add()
@@ -102,13 +115,10 @@ def _core(problem: Problem, horizon_ns: int) -> Core:
         builder.column(int(low), horizon_ns - int(tail), unit=unit)
         for low, tail in zip(heads.min(axis=1), tails.min(axis=1), strict=True)
     )
-    choices = tuple(
-        {
-            device: builder.column(0, 1, integer=True)
-            for device in devices
-            if possible[list(members), device].all()
-        }
-        for members, devices in zip(problem.units, problem.unit_devices, strict=True)
+    choices = assignment_columns(
+        problem,
+        builder,
+        lambda unit, device: bool(possible[list(problem.units[unit]), device].all()),
     )
     return Core(
         problem, builder, horizon_ns, heads, tails, reachable(problem), makespan, starts, choices
@@ -192,3 +202,84 @@ def _unrelated_carriers(
     for (i, first), (j, second) in combinations(enumerate(carriers), 2):
         if not before(first, second) and not before(second, first):
             yield i, j
+
+
+def reachable(problem: Problem) -> BoolArray:
+    """(operators, operators): whether a path leads from the first to the second; each to itself.
+
+    Takes n * n bytes.
+    """
+    reach = np.eye(len(problem.operators), dtype=np.bool_)
+    for operator in reversed(problem.topological_order):
+        for tensor in problem.outgoing[operator]:
+            for consumer in problem.tensors[tensor].consumers:
+                reach[operator] |= reach[consumer]
+    return reach
+
+
+def start_values(model: PlacementModel, schedule: Schedule) -> dict[int, int]:
+    """The integer columns of a schedule within the model's horizon.
+
+    An order is 1 only where both items occupy a common resource; the other rows then hold for
+    any start, and the solver completes the rest.
+    """
+    problem, values = model.problem, {}
+    for unit, choice in enumerate(model.choices):
+        device = schedule.placed[problem.units[unit][0]].device
+        values.update({column: int(k == device) for k, column in choice.items()})
+    for (i, j), column in model.operator_orders.items():
+        first, second = schedule.placed[i], schedule.placed[j]
+        together = first.device == second.device
+        values[column] = int(together and first.finish_ns <= second.start_ns)
+    moved = {_key(problem.transfers, transfer): transfer for transfer in schedule.transfers}
+    carried = [_carried(model, schedule, carrier.route, moved) for carrier in model.carriers]
+    for (i, j), column in model.carrier_orders.items():
+        before, after = carried[i], carried[j]
+        values[column] = int(
+            before is not None and after is not None and before.finish_ns <= after.start_ns
+        )
+    return values
+
+
+def decoded(model: PlacementModel, values: FloatArray) -> Schedule:
+    """The exact schedule of the discrete decisions in a solver's column values.
+
+    Devices are read off; starts are used only for the orders they show, and the times are made
+    anew in whole numbers.
+    """
+    problem = model.problem
+    chosen = [largest(choice, values) for choice in model.choices]
+    assignment = [chosen[unit] for unit in problem.unit_of]
+    starts = [float(values[column]) for column in model.starts]
+    transfers = {
+        key: float(values[carrier.item.start])
+        for carrier in model.carriers
+        for key in _keys(problem.transfers, carrier.route, assignment)
+    }
+    return replay(problem, assignment, starts, transfers)
+
+
+def _key(mode: str, transfer: Transfer) -> TransferKey:
+    last = transfer.consumer if mode == PER_EDGE else transfer.target
+    return transfer.tensor, -1 if last is None else last
+
+
+def _keys(mode: str, route: Route, assignment: list[int]) -> Iterator[TransferKey]:
+    """The transfers that a route may stand for under an assignment."""
+    if route.target is not None:
+        yield route.tensor, route.target
+    elif mode == PER_EDGE:
+        yield route.tensor, route.consumers[0]
+    else:
+        yield route.tensor, assignment[route.consumers[0]]
+
+
+def _carried(
+    model: PlacementModel,
+    schedule: Schedule,
+    route: Route,
+    moved: dict[TransferKey, Transfer],
+) -> Transfer | None:
+    """The schedule's transfer that a route stands for, if there is one."""
+    keys = _keys(model.problem.transfers, route, list(schedule.assignment))
+    return next((moved[key] for key in keys if key in moved), None)

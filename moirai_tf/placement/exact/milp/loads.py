@@ -16,15 +16,13 @@ from moirai_tf.placement.bound.linear_program import (
     largest,
     time_unit_ns,
 )
+from moirai_tf.placement.bound.packing import Choices, assignment_columns
 from moirai_tf.placement.evaluate.channels import channels_of
 from moirai_tf.placement.evaluate.events import simulate
-from moirai_tf.placement.exact.milp.routes import Route, Routes
+from moirai_tf.placement.exact.milp.transfers import Route, Routes
 from moirai_tf.placement.objective import unit_compute_ns
 from moirai_tf.placement.problem import NONE, PER_EDGE, Problem
 from moirai_tf.placement.schedule import Schedule
-
-Choices = tuple[dict[int, int], ...]
-"""Unit -> device -> column."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,9 @@ def build_loads(problem: Problem, ceiling_ns: int, *, crossing: bool = True) -> 
     builder = ModelBuilder()
     bottleneck = builder.column(0, ceiling_ns, unit=time_unit_ns(ceiling_ns))
     work = unit_compute_ns(problem)
-    choices = tuple(
-        {k: builder.column(0, 1, integer=True) for k in devices if work[unit, k] <= ceiling_ns}
-        for unit, devices in enumerate(problem.unit_devices)
+    choices = assignment_columns(
+        problem, builder, lambda unit, device: bool(work[unit, device] <= ceiling_ns)
     )
-    add_assignment_rows(problem, builder, choices)
     routes: list[Route] = []
     if crossing and problem.congestion != NONE:
         ways = Routes(problem, builder, choices)
@@ -71,17 +67,6 @@ def size_estimate(problem: Problem) -> int:
         pairs.update((source, target) for target in targets)
         shared += len(targets) > 1 and problem.transfers != PER_EDGE
     return 1 + len(problem.units) * devices + (len(pairs) + shared) * devices**2
-
-
-def add_assignment_rows(problem: Problem, builder: ModelBuilder, choices: Choices) -> None:
-    """`sum_k x[u, k] = 1` and `sum_u memory[u] x[u, k] <= capacity[k]`."""
-    for choice in choices:
-        builder.equal([(1, column) for column in choice.values()], 1)
-    need = problem.unit_memory_bytes
-    for device, capacity in enumerate(problem.capacity_bytes):
-        terms = [(need[u], c[device]) for u, c in enumerate(choices) if device in c]
-        if sum(size for size, _ in terms) > capacity:
-            builder.at_most(terms, capacity)
 
 
 def add_load_rows(

@@ -1,4 +1,4 @@
-"""Devices that the operators of a block can still have, and what follows from them."""
+"""Devices that the operators of a block can still have, and the least value they allow."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moirai_tf.placement.bound.linear_program import FloatArray
 from moirai_tf.placement.compiled import compiled, compiled_lean
-from moirai_tf.placement.exact.blocks.block_arrays import NEVER, OPEN, BlockData
+from moirai_tf.placement.exact.blocks.block import NEVER, OPEN, BlockArrays
+from moirai_tf.placement.exact.blocks.jobs import Jobs, collect_jobs, new_jobs, resources_bound
+from moirai_tf.placement.exact.blocks.load_bound import Loads, loads_bound, new_loads
 from moirai_tf.placement.problem import BoolArray, IntArray
 
 
 class Windows(NamedTuple):
-    """Longest paths before and after each operator on each device, (operators, devices) each."""
+    """Longest paths around operators by device: (operators, devices) each, in ticks."""
 
     weight: IntArray
     """What an operator adds to its paths."""
@@ -24,7 +27,7 @@ class Windows(NamedTuple):
 
 @compiled
 def new_windows(operators: int, devices: int) -> Windows:
-    """Scratch."""
+    """Scratch for so many operators and devices."""
     return Windows(
         np.zeros((operators, devices), dtype=np.int64),
         np.zeros((operators, devices), dtype=np.int64),
@@ -33,7 +36,7 @@ def new_windows(operators: int, devices: int) -> Windows:
 
 
 @compiled_lean
-def fill_heads(data: BlockData, domain: BoolArray, windows: Windows) -> int:
+def fill_heads(data: BlockArrays, domain: BoolArray, windows: Windows) -> int:
     """Sets `head`; returns the weight of the heaviest path of all."""
     operators, devices = data.compute.shape
     weight, heads = windows.weight, windows.head
@@ -62,7 +65,7 @@ def fill_heads(data: BlockData, domain: BoolArray, windows: Windows) -> int:
 
 
 @compiled_lean
-def fill_tails(data: BlockData, domain: BoolArray, windows: Windows) -> None:
+def fill_tails(data: BlockArrays, domain: BoolArray, windows: Windows) -> None:
     """Sets `tail`."""
     operators, devices = data.compute.shape
     weight, tails = windows.weight, windows.tail
@@ -85,7 +88,7 @@ def fill_tails(data: BlockData, domain: BoolArray, windows: Windows) -> None:
 
 @compiled_lean
 def settle(domain: BoolArray, device: IntArray) -> bool:
-    """Sets the device of operators that have only one left; False if one has none."""
+    """Sets the `device` (operators,) of those that have one left; False if one has none."""
     operators, devices = domain.shape
     for operator in range(operators):
         count = 0
@@ -101,7 +104,7 @@ def settle(domain: BoolArray, device: IntArray) -> bool:
 
 
 @compiled_lean
-def unite(data: BlockData, domain: BoolArray) -> None:
+def unite(data: BlockArrays, domain: BoolArray) -> None:
     """Leaves each operator the devices that are open to its whole unit."""
     operators, devices = domain.shape
     for operator in range(operators):
@@ -114,7 +117,7 @@ def unite(data: BlockData, domain: BoolArray) -> None:
 
 
 @compiled_lean
-def fit(data: BlockData, domain: BoolArray, device: IntArray) -> bool:
+def fit(data: BlockArrays, domain: BoolArray, device: IntArray) -> bool:
     """Removes devices without memory for an operator; whether any was removed."""
     operators, devices = domain.shape
     changed = False
@@ -144,3 +147,111 @@ def shorten(domain: BoolArray, windows: Windows, limit: int) -> bool:
                     domain[operator, place] = False
                     changed = True
     return changed
+
+
+class SearchState(NamedTuple):
+    """A block, its prices, and scratch for one node of the search."""
+
+    data: BlockArrays
+    price: IntArray
+    """(operators, devices): what an operator pays on a device besides its time."""
+    extra: IntArray
+    """(operators, devices): price above the least that is open to the operator."""
+    pure: Windows
+    """Of times."""
+    priced: Windows
+    """Of times and `extra`."""
+    jobs: Jobs
+    loads: Loads
+
+
+@compiled
+def new_state(data: BlockArrays, price: IntArray) -> SearchState:
+    """Scratch for a search of this block."""
+    operators, devices = data.compute.shape
+    pure = new_windows(operators, devices)
+    pure.weight[:] = data.compute
+    extra = np.zeros((operators, devices), dtype=np.int64)
+    priced = new_windows(operators, devices)
+    return SearchState(data, price, extra, pure, priced, new_jobs(data), new_loads(data))
+
+
+@compiled_lean
+def _set_extra(state: SearchState, domain: BoolArray) -> int:
+    """Sets prices above the least that is open; returns the sum of the least."""
+    operators, devices = domain.shape
+    base = 0
+    for operator in range(operators):
+        least = NEVER
+        for device in range(devices):
+            if domain[operator, device]:
+                least = min(least, state.price[operator, device])
+        base += least
+        for device in range(devices):
+            extra = state.price[operator, device] - least
+            state.extra[operator, device] = extra
+            state.priced.weight[operator, device] = state.data.compute[operator, device] + extra
+    return base
+
+
+@compiled_lean
+def propagate(
+    state: SearchState, domain: BoolArray, weights: FloatArray, best: int, steps: int
+) -> int:
+    """Removes devices that lead to no value below `best`.
+
+    Args:
+      state: the block.
+      domain: (operators, devices): what is possible; changed.
+      weights: (resources,), from which the bound by loads starts; changed.
+      best: only a smaller value is of interest.
+      steps: of that bound's ascent.
+
+    Returns:
+      A lower bound on makespan and prices; `best` if nothing below is possible.
+    """
+    data, jobs = state.data, state.jobs
+    changed = True
+    while changed:
+        unite(data, domain)
+        if not settle(domain, jobs.device):
+            return best
+        if fit(data, domain, jobs.device):
+            continue
+        base = _set_extra(state, domain)
+        longest = fill_heads(data, domain, state.priced)
+        fill_tails(data, domain, state.priced)
+        if base + longest >= best:
+            return best
+        changed = shorten(domain, state.priced, best - base)
+    base, count, floor = measure(state, domain)
+    bound = base + resources_bound(jobs.table, jobs.finish, count, jobs.scratch, longest)
+    if bound >= best:
+        return best
+    goal = best - base
+    found = loads_bound(
+        data,
+        domain,
+        jobs.device,
+        state.extra,
+        state.pure.head,
+        state.pure.tail,
+        state.loads,
+        weights,
+        floor,
+        goal,
+        steps,
+    )
+    return min(best, max(bound, base + found))
+
+
+@compiled_lean
+def measure(state: SearchState, domain: BoolArray) -> tuple[int, int, int]:
+    """Sets windows and jobs; returns the least prices, the number of jobs, the longest path."""
+    settle(domain, state.jobs.device)
+    base = _set_extra(state, domain)
+    fill_tails(state.data, domain, state.priced)
+    fill_tails(state.data, domain, state.pure)
+    longest = fill_heads(state.data, domain, state.pure)
+    count = collect_jobs(state.data, state.pure.head, state.priced.tail, state.jobs)
+    return base, count, longest
