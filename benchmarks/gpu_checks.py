@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from moirai_tf import MoiraiError, MoiraiItem, default_pipeline, optimize
-from moirai_tf.cost import CostTable
 from moirai_tf.cost.gpu_peaks import peak_flops
+from moirai_tf.cost.table import CostTable
 from moirai_tf.machine import this_machine
 from moirai_tf.pipeline import need
 from moirai_tf.runtime.gpu_records import gpu_copies, gpu_kernels, is_record

@@ -17,10 +17,13 @@ import tensorflow as tf
 from absl import app, flags
 
 from moirai_tf.cluster import Cluster, Device, Link
-from moirai_tf.cost import ProfileOptions, build_problem, profile
 from moirai_tf.cost.gpu_peaks import peak_flops
+from moirai_tf.cost.options import ProfileOptions
+from moirai_tf.cost.problem import build_problem
+from moirai_tf.cost.profile import profile
 from moirai_tf.fusion.coarsen import coarsen
-from moirai_tf.graph.importer import ImportOptions, import_graph
+from moirai_tf.graph.importer import import_graph
+from moirai_tf.graph.options import ImportOptions
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.saved_model import read_saved_model
 

@@ -13,8 +13,9 @@ from moirai_tf import MoiraiItem, default_pipeline
 from moirai_tf.bench.latency import measure_latencies, ratio
 from moirai_tf.bench.models import opened, read_placed, read_signature
 from moirai_tf.cluster import Cluster
-from moirai_tf.cost import generate_inputs, predict
+from moirai_tf.cost.inputs import generate_inputs
 from moirai_tf.cost.layouts import alone
+from moirai_tf.cost.predict import predict
 from moirai_tf.pipeline import need
 from moirai_tf.placement import Problem, Schedule, ready_queue
 from moirai_tf.placement.schedule import planned_orders

@@ -20,7 +20,8 @@ from absl import app, flags, logging
 from moirai_tf import MoiraiError, MoiraiItem, default_pipeline
 from moirai_tf.bench import BenchOptions, bench
 from moirai_tf.bench.models import opened, read_placed, read_signature
-from moirai_tf.cost import generate_inputs, write_table
+from moirai_tf.cost.files import write_table
+from moirai_tf.cost.inputs import generate_inputs
 from moirai_tf.cost.layouts import alone
 from moirai_tf.cost.memory import peak_memory
 from moirai_tf.cost.step_stats import allocated

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from moirai_tf.cost import Prediction, predict, with_handling
+from moirai_tf.cost.predict import Prediction, predict, with_handling
 from moirai_tf.cost.table import CostTable
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.pipeline import need

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from moirai_tf.fusion.coarse import CoarseGraph
-from moirai_tf.fusion.coarsen import FuseOptions, coarsen, near_misses
+from moirai_tf.fusion.coarsen import coarsen, near_misses
+from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.graph import Graph
 from moirai_tf.graph.kernels import DEVICE_TYPES, why_not
 

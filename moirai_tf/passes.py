@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from moirai_tf.choice import Chooser
-from moirai_tf.cost import ProfileOptions, build_problem, profile
 from moirai_tf.cost.memory import peak_memory
+from moirai_tf.cost.options import ProfileOptions
+from moirai_tf.cost.problem import build_problem
+from moirai_tf.cost.profile import profile
 from moirai_tf.errors import MoiraiError
-from moirai_tf.fusion.coarsen import FuseOptions, coarsen
-from moirai_tf.graph.importer import ImportOptions, import_graph, shape_options
+from moirai_tf.fusion.coarsen import coarsen
+from moirai_tf.fusion.options import FuseOptions
+from moirai_tf.graph.importer import import_graph, shape_options
 from moirai_tf.graph.kernels import require_gpu_kernels
+from moirai_tf.graph.options import ImportOptions
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.op_libraries import load_op_libraries
 from moirai_tf.model.output import check_apart, check_output, publish
@@ -24,19 +26,13 @@ from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.options import option
 from moirai_tf.pipeline import MoiraiItem, Pass, need
 from moirai_tf.placement import (
-    Incumbent,
-    Problem,
-    Result,
-    SolveOptions,
     json_text,
-    restrict,
     schedule_to_json,
     solve,
 )
-from moirai_tf.placement.constraints import Limit
 from moirai_tf.placement.objective import LATENCY
-from moirai_tf.placement.problem import CONGESTION_MODES, TRANSFER_MODES
-from moirai_tf.placement.schedule import INFEASIBLE, planned_orders
+from moirai_tf.placement.place import PlaceOptions, log_progress
+from moirai_tf.placement.schedule import planned_orders
 from moirai_tf.rewrite.directory import stage_placed, unplaced
 from moirai_tf.rewrite.make_plan import make_plan
 from moirai_tf.rewrite.order import Order, plan_order
@@ -112,25 +108,11 @@ class Profile(ProfileOptions, Pass):
 
 
 @dataclass(frozen=True)
-class Place(SolveOptions, Pass):
+class Place(PlaceOptions, Pass):
     """Decides which device runs which operator, and proves how good that is."""
 
     name: ClassVar[str] = "place"
     requires: ClassVar[tuple[str, ...]] = ("coarse", "expansion", "costs")
-
-    transfers: str = option(
-        "per_tensor",
-        "a tensor crosses once per destination device, or once per reading operator",
-        choices=TRANSFER_MODES,
-    )
-    congestion: str = option(
-        "port",
-        "what carries one tensor at a time: a device's port, a directed link, or nothing",
-        choices=CONGESTION_MODES,
-    )
-    pin: tuple[str, ...] = option((), "regex=device: operators that must run on a device")
-    forbid: tuple[str, ...] = option((), "device that must run no operator")
-    memory_limit: tuple[str, ...] = option((), "device=bytes: less memory than the device has")
 
     def __call__(self, item: MoiraiItem) -> MoiraiItem:
         """Fills in `problem`, `result` and `plan`."""
@@ -150,7 +132,7 @@ class Place(SolveOptions, Pass):
             result = chooser.fastest(
                 problem,
                 result,
-                lambda other: solve(other, self._within((1 - share) / 2), _log_progress),
+                lambda other: solve(other, self._within((1 - share) / 2), log_progress),
             )
             result = chooser.worth_it(problem, result)
         else:
@@ -172,39 +154,6 @@ class Place(SolveOptions, Pass):
             need(item.graph), need(item.expansion), item.cluster, problem, schedule, summary
         )
         return replace(item, problem=problem, result=result, plan=plan)
-
-    def solve(
-        self, problem: Problem, pins: Sequence[str] = (), limits: Sequence[Limit] = ()
-    ) -> tuple[Problem, Result]:
-        """Narrows a problem by the user's wishes and solves it.
-
-        Raises:
-          MoiraiError: a wish cannot be met, or there is no feasible placement.
-        """
-        problem = restrict(
-            problem,
-            pins=pins,
-            forbidden=self.forbid,
-            memory_limits=self.memory_limit,
-            limits=limits,
-        )
-        result = solve(problem, self, _log_progress)
-        if result.schedule is None:
-            raise MoiraiError(
-                f"no placement was found: {'; '.join(result.messages)}",
-                why=f"the answer of the solver is {result.status!r}",
-                fix=self._way_out(result),
-            )
-        return problem, result
-
-    def _way_out(self, result: Result) -> str:
-        """What helps when there is no placement, of what was asked for here."""
-        if result.status != INFEASIBLE:
-            return "allow more time (time_limit_s), or try another solver"
-        wishes = {"memory_limit": self.memory_limit, "pin": self.pin, "forbid": self.forbid}
-        given = [name for name, wish in wishes.items() if wish]
-        more = f", or leave out {' or '.join(given)}" if given else ""
-        return f"give devices more memory or the cluster more devices{more}"
 
     def _within(self, share: float) -> Place:
         """The same with a share of the time."""
@@ -291,16 +240,6 @@ class Publish(Pass):
     def __call__(self, item: MoiraiItem) -> MoiraiItem:
         """Fills in `output`; nothing is staged any more."""
         return replace(item, output=publish(need(item.staged)), staged=None)
-
-
-def _log_progress(incumbent: Incumbent, lower_bound_ns: int) -> None:
-    _LOGGER.info(
-        "%.1f s: %d ns by %s, bound %d ns",
-        incumbent.time_s,
-        math.ceil(incumbent.objective_ns),
-        incumbent.found_by,
-        lower_bound_ns,
-    )
 
 
 PASSES = (Import, Prune, Fuse, Profile, Place, Rewrite, Verify, Publish)

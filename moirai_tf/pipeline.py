@@ -8,19 +8,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from moirai_tf.cluster import Cluster
-from moirai_tf.cost import CostTable
 from moirai_tf.errors import MoiraiError, file_error
-from moirai_tf.fusion.coarse import CoarseGraph, Expansion
-from moirai_tf.graph.graph import Graph
-from moirai_tf.model.output import Staged, discard
-from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.options import check_options, options_of
-from moirai_tf.placement import Problem, Result
-from moirai_tf.rewrite.plan import Plan
-from moirai_tf.verify import VerifyReport
+
+if TYPE_CHECKING:
+    from moirai_tf.cluster import Cluster
+    from moirai_tf.cost.table import CostTable
+    from moirai_tf.fusion.coarse import CoarseGraph, Expansion
+    from moirai_tf.graph.graph import Graph
+    from moirai_tf.model.output import Staged
+    from moirai_tf.model.saved_model import SavedModel
+    from moirai_tf.placement import Problem, Result
+    from moirai_tf.rewrite.plan import Plan
+    from moirai_tf.verify import VerifyReport
 
 T = TypeVar("T")
 _LOGGER = logging.getLogger(__name__)
@@ -96,6 +98,8 @@ class Pipeline:
                 item = self._step(step, item, hook)
         except BaseException:
             if item.staged is not None:
+                from moirai_tf.model.output import discard
+
                 discard(item.staged)
             raise
         return item

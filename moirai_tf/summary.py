@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moirai_tf.cost import Prediction
+from moirai_tf.cost.predict import Prediction
 from moirai_tf.pipeline import MoiraiItem, need
 from moirai_tf.placement import Problem, Result
 from moirai_tf.placement.objective import LATENCY

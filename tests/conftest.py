@@ -64,6 +64,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 @pytest.fixture(scope="session")
 def coarse(chain: Graph) -> CoarseGraph:
     """The same, nothing fused."""
-    from moirai_tf.fusion.coarsen import FuseOptions, coarsen
+    from moirai_tf.fusion.coarsen import coarsen
+    from moirai_tf.fusion.options import FuseOptions
 
     return coarsen(chain, FuseOptions(coarsen=False), ["CPU"])[0]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from moirai_tf.cost import CostTable
-from moirai_tf.cost.table import described_inputs, fingerprint
+from moirai_tf.cost.table import CostTable, described_inputs, fingerprint
 from moirai_tf.graph.graph import Graph
-from moirai_tf.graph.importer import ImportOptions, import_graph
+from moirai_tf.graph.importer import import_graph
+from moirai_tf.graph.options import ImportOptions
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
 

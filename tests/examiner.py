@@ -13,8 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from moirai_tf.fusion.coarsen import FuseOptions, coarsen
+from moirai_tf.fusion.coarsen import coarsen
 from moirai_tf.fusion.merge import DisjointSets
+from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.graph import CLIENT_OPS, Graph
 from moirai_tf.graph.prune import prune
 from moirai_tf.verify.examine import examine

@@ -18,7 +18,8 @@ from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.fusion.coarsen import coarsen
 from moirai_tf.graph import graphdef
 from moirai_tf.graph.graph import CLIENT_OPS, Graph, Operator
-from moirai_tf.graph.importer import ImportOptions, import_graph
+from moirai_tf.graph.importer import import_graph
+from moirai_tf.graph.options import ImportOptions
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.saved_model import read_saved_model
 

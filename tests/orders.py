@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from moirai_tf.fusion.coarse import CoarseGraph
-from moirai_tf.fusion.coarsen import FuseOptions, coarsen
+from moirai_tf.fusion.coarsen import coarsen
+from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.graph import CLIENT_OPS
 from moirai_tf.graph.importer import flat_nodes
 from moirai_tf.graph.prune import prune

@@ -14,7 +14,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.saved_model import signature_def_utils
 
 from moirai_tf.graph.graph import Graph
-from moirai_tf.graph.importer import ImportOptions, import_graph
+from moirai_tf.graph.importer import import_graph
+from moirai_tf.graph.options import ImportOptions
 from moirai_tf.model.saved_model import read_saved_model
 from tests.zoo import ZOO
 

@@ -13,7 +13,8 @@ from typing import ClassVar
 import numpy as np
 
 from moirai_tf import Cluster, Device, Link, MoiraiItem, Pass, Pipeline, default_pipeline
-from moirai_tf.cost import build_problem, predict
+from moirai_tf.cost.predict import predict
+from moirai_tf.cost.problem import build_problem
 from moirai_tf.pipeline import need
 from moirai_tf.placement import Result, simulate
 from moirai_tf.rewrite.make_plan import make_plan

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from moirai_tf.choice import Chooser
-from moirai_tf.cost import Handling, StepCost
+from moirai_tf.cost.table import Handling, StepCost
 from moirai_tf.placement import Device, Operator, Problem, SolveOptions, Tensor, check, solve
 from tests.cost_cases import table_of
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from moirai_tf.cluster import write_cluster
-from moirai_tf.cost import read_table
+from moirai_tf.cost.files import read_table
 from moirai_tf.placement import check, read_problem, read_schedule
 from tests.scatter import logical_cluster
 
@@ -47,7 +47,7 @@ class Done:
 def run(command: str, *flags: str) -> Done:
     """Runs a command in a process of its own, forked from one that has imported TensorFlow."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["moirai_tf", "tools._flags"])
+    context.set_forkserver_preload(["moirai_tf.passes", "tools._flags"])
     with tempfile.TemporaryDirectory() as directory:
         out, err = Path(directory, "out"), Path(directory, "err")
         process = context.Process(target=_command, args=(command, flags, out, err))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from moirai_tf.cost import Handling, StepCost, predict
 from moirai_tf.cost.memory import peak_memory
+from moirai_tf.cost.predict import predict
+from moirai_tf.cost.table import Handling, StepCost
 from moirai_tf.placement import Device, Operator, Problem, Tensor, simulate
 from tests.cost_cases import table_of
 

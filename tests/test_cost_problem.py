@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 from tensorflow.core.framework import node_def_pb2, types_pb2
 
 from moirai_tf.cluster import Cluster, Device, Link
-from moirai_tf.cost import CostTable, DeviceProfile, OperatorCost, build_problem
 from moirai_tf.cost.fused import fused_costs
-from moirai_tf.cost.table import MeasuredLink, described_inputs, fingerprint
+from moirai_tf.cost.problem import build_problem
+from moirai_tf.cost.table import (
+    CostTable,
+    DeviceProfile,
+    MeasuredLink,
+    OperatorCost,
+    described_inputs,
+    fingerprint,
+)
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, FusedOperator, Kernel
 from moirai_tf.graph.graph import Graph, Operator, Scope, TensorRef, TensorSpec

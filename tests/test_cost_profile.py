@@ -10,7 +10,10 @@ import pytest
 import tensorflow as tf
 
 from moirai_tf.cluster import read_cluster
-from moirai_tf.cost import ProfileOptions, build_problem, profile, write_table
+from moirai_tf.cost.files import write_table
+from moirai_tf.cost.options import ProfileOptions
+from moirai_tf.cost.problem import build_problem
+from moirai_tf.cost.profile import profile
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarsen import coarsen
 from moirai_tf.placement.validation import violations

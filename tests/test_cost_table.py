@@ -9,7 +9,10 @@ import pytest
 import tensorflow as tf
 
 from moirai_tf.cluster import Cluster, Device, Link
-from moirai_tf.cost import (
+from moirai_tf.cost import files
+from moirai_tf.cost.files import read_table, write_table
+from moirai_tf.cost.merge import merged
+from moirai_tf.cost.table import (
     CostTable,
     DeviceProfile,
     Handling,
@@ -17,12 +20,10 @@ from moirai_tf.cost import (
     Measurement,
     OperatorCost,
     StepCost,
-    files,
-    merged,
-    read_table,
+    by_operator,
+    described_inputs,
+    fingerprint,
 )
-from moirai_tf.cost.files import write_table
-from moirai_tf.cost.table import by_operator, described_inputs, fingerprint
 from moirai_tf.errors import MoiraiError
 from tests.graphs import GraphBuilder
 

@@ -12,9 +12,12 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
 from moirai_tf.cluster import read_cluster
-from moirai_tf.cost import ProfileOptions, profile, read_table, table_text, write_table
+from moirai_tf.cost.files import read_table, write_table
 from moirai_tf.cost.names import KernelNames
+from moirai_tf.cost.options import ProfileOptions
+from moirai_tf.cost.profile import profile
 from moirai_tf.cost.step_stats import device_steps, shared_ns
+from moirai_tf.cost.text import table_text
 from moirai_tf.cost.xplane import UNKNOWN
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.prune import prune

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from moirai_tf.fusion.check import violations
-from moirai_tf.fusion.coarsen import FuseOptions, coarsen
+from moirai_tf.fusion.coarsen import coarsen
+from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.graph import TensorRef
 from tests.graphs import GraphBuilder, names
 

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moirai_tf.fusion.check import violations
-from moirai_tf.fusion.coarsen import FuseOptions, coarsen, near_misses
+from moirai_tf.fusion.coarsen import coarsen, near_misses
 from moirai_tf.fusion.merge import Merger
+from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.graph import Graph, TensorRef
 from tests.graphs import BOTH, GraphBuilder
 

@@ -15,7 +15,7 @@ from tensorflow.core.framework import attr_value_pb2
 import moirai_tf
 from laboratory import emulated_gpu
 from moirai_tf.cluster import Cluster, read_cluster
-from moirai_tf.cost import CostTable
+from moirai_tf.cost.table import CostTable
 from moirai_tf.errors import MoiraiError
 from moirai_tf.machine import this_machine
 from moirai_tf.runtime.child import Child

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from moirai_tf import MoiraiItem, default_pipeline
 from moirai_tf.choice import COMPUTED_LEAST_GAIN, LEAST_GAIN
-from moirai_tf.cost import StepCost
+from moirai_tf.cost.table import StepCost
 from moirai_tf.passes import Place
 from moirai_tf.pipeline import need
 from moirai_tf.rewrite.plan_file import read_plan

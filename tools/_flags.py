@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from absl import app, flags
 
 from moirai_tf.errors import MoiraiError, file_error
-from moirai_tf.model.op_libraries import load_op_libraries
 from moirai_tf.options import Option, options_of
 
 T = TypeVar("T")
@@ -47,7 +46,9 @@ def run(main: Callable[[], int | None]) -> None:
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
                 signal.signal(number, _end)
         try:
-            if "op_library" in flags.FLAGS:
+            if "op_library" in flags.FLAGS and flags.FLAGS["op_library"].value:
+                from moirai_tf.model.op_libraries import load_op_libraries  # TensorFlow with it
+
                 load_op_libraries(flags.FLAGS["op_library"].value)
             return main() or 0
         except MoiraiError as error:

@@ -10,7 +10,7 @@ from absl import flags
 
 from moirai_tf.bench import BenchOptions, bench
 from moirai_tf.cluster import read_cluster
-from moirai_tf.model.op_libraries import OpLibraryOptions
+from moirai_tf.model.options import OpLibraryOptions
 
 from . import _flags
 

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from absl import flags
 
-from moirai_tf.cluster import read_cluster
+from moirai_tf.cost.options import ProfileOptions
 from moirai_tf.errors import MoiraiError
-from moirai_tf.passes import Fuse, Import, Place, Profile, Prune
+from moirai_tf.fusion.options import FuseOptions
+from moirai_tf.graph.options import ImportOptions
 from moirai_tf.pipeline import MoiraiItem, Pipeline, need
 from moirai_tf.placement import Problem, Result, read_problem, write_schedule
+from moirai_tf.placement.place import PlaceOptions
 
 from . import _flags
 
@@ -28,23 +30,26 @@ _SAVED_MODEL_DIR = flags.DEFINE_string("saved_model_dir", None, "model to solve;
 _CLUSTER = flags.DEFINE_string("cluster", None, "YAML file of devices, with --saved_model_dir")
 _OUTPUT = flags.DEFINE_string("output", None, "schedule file (JSON) to write")
 flags.mark_flag_as_required("output")
-_flags.define(Import, Fuse, Profile, Place)
+_flags.define(ImportOptions, FuseOptions, ProfileOptions, PlaceOptions)
 
 
 def main() -> None:
     """Solves, writes the schedule and prints what was found."""
-    place = _flags.build(Place)
-    problem, result = _from_instance(place) if _INSTANCE.value else _from_model(place)
+    problem, result = _from_instance() if _INSTANCE.value else _from_model()
     write_schedule(problem, need(result.schedule), _OUTPUT.value)
     print("\n".join(_report(problem, result)))
 
 
-def _from_instance(place: Place) -> tuple[Problem, Result]:
+def _from_instance() -> tuple[Problem, Result]:
+    place = _flags.build(PlaceOptions)
     problem = read_problem(_INSTANCE.value, transfers=place.transfers, congestion=place.congestion)
     return place.solve(problem, place.pin)
 
 
-def _from_model(place: Place) -> tuple[Problem, Result]:
+def _from_model() -> tuple[Problem, Result]:
+    from moirai_tf.cluster import read_cluster  # A problem is placed without TensorFlow.
+    from moirai_tf.passes import Fuse, Import, Place, Profile, Prune
+
     profile = _flags.build(Profile)
     if not (_SAVED_MODEL_DIR.value and _CLUSTER.value and profile.costs):
         raise MoiraiError(
@@ -52,7 +57,8 @@ def _from_model(place: Place) -> tuple[Problem, Result]:
             why="it comes from an instance file, or from a model, a cluster and a cost table",
             fix="give --instance, or --saved_model_dir, --cluster and --costs",
         )
-    pipeline = Pipeline((_flags.build(Import), Prune(), _flags.build(Fuse), profile, place))
+    first, last = (_flags.build(Import), Prune(), _flags.build(Fuse)), _flags.build(Place)
+    pipeline = Pipeline((*first, profile, last))
     item = MoiraiItem(Path(_SAVED_MODEL_DIR.value), read_cluster(_CLUSTER.value))
     item = pipeline.run(item)
     return need(item.problem), need(item.result)

@@ -14,7 +14,10 @@ from pathlib import Path
 from absl import flags
 
 from moirai_tf.cluster import read_cluster
-from moirai_tf.cost import CostTable, merged, read_table, table_text, write_table
+from moirai_tf.cost.files import read_table, write_table
+from moirai_tf.cost.merge import merged
+from moirai_tf.cost.table import CostTable
+from moirai_tf.cost.text import table_text
 from moirai_tf.machine import this_machine
 from moirai_tf.passes import Import, Profile, Prune
 from moirai_tf.pipeline import MoiraiItem, Pipeline, need

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from moirai_tf.errors import MoiraiError
-from moirai_tf.model.op_libraries import OpLibraryOptions
+from moirai_tf.model.options import OpLibraryOptions
 from moirai_tf.passes import Rewrite
 from moirai_tf.rewrite.directory import remap
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from moirai_tf.model.op_libraries import OpLibraryOptions
+from moirai_tf.model.options import OpLibraryOptions
 from moirai_tf.passes import Rewrite
 from moirai_tf.rewrite.directory import strip
 

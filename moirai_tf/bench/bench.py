@@ -28,7 +28,7 @@ from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import Array, generate_inputs, load_inputs
 from moirai_tf.cost.layouts import alone
 from moirai_tf.fusion.coarse import CoarseGraph
-from moirai_tf.model.input_files import INPUTS_HELP
+from moirai_tf.model.options import INPUTS_HELP
 from moirai_tf.options import check_options, option
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.schedule_file import read_planned_schedule

@@ -14,9 +14,11 @@ from moirai_tf.cost.inputs import Array
 from moirai_tf.cost.measure import fill_variables, runs_of
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph
-from moirai_tf.fusion.coarsen import FuseOptions, coarsen
+from moirai_tf.fusion.coarsen import coarsen
+from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.graph import Graph
-from moirai_tf.graph.importer import ImportOptions, import_graph
+from moirai_tf.graph.importer import import_graph
+from moirai_tf.graph.options import ImportOptions
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.load import load_in_session
 from moirai_tf.model.saved_model import SavedModel, read_saved_model

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from moirai_tf.cluster import Device, Link
+from moirai_tf.cost.options import ANALYTICAL, MEASURE
 from moirai_tf.cost.table import (
-    ANALYTICAL,
-    MEASURE,
     CostTable,
     DeviceProfile,
     Handling,

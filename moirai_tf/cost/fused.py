@@ -22,7 +22,8 @@ from dataclasses import dataclass
 
 from moirai_tf.cluster.cluster import DEVICE_TYPES
 from moirai_tf.cost.gpu_peaks import launch_ns
-from moirai_tf.cost.table import ANALYTICAL, CostTable, DeviceProfile, OperatorCost
+from moirai_tf.cost.options import ANALYTICAL
+from moirai_tf.cost.table import CostTable, DeviceProfile, OperatorCost
 from moirai_tf.fusion.coarse import CoarseGraph, FusedOperator, Kernel
 from moirai_tf.graph.graph import Graph, TensorRef
 

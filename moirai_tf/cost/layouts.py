@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from moirai_tf.cluster import Cluster
 from moirai_tf.errors import MoiraiError
-from moirai_tf.fusion.coarsen import FuseOptions, coarsen
+from moirai_tf.fusion.coarsen import coarsen
+from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.graph import CLIENT_OPS, Graph
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -18,11 +17,10 @@ from moirai_tf.cost.handling import measured_handling
 from moirai_tf.cost.inputs import Array, generate_inputs, load_inputs
 from moirai_tf.cost.measure import measure
 from moirai_tf.cost.merge import merged
+from moirai_tf.cost.options import ANALYTICAL, MEASURE, ProfileOptions
 from moirai_tf.cost.pooled import pooled
 from moirai_tf.cost.steps import measured_step_cost
 from moirai_tf.cost.table import (
-    ANALYTICAL,
-    MEASURE,
     CostTable,
     DeviceProfile,
     MeasuredLink,
@@ -36,9 +34,8 @@ from moirai_tf.cost.transfers import measured_links
 from moirai_tf.cost.workers import measure_devices
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
-from moirai_tf.model.input_files import INPUTS_HELP
 from moirai_tf.model.saved_model import SavedModel
-from moirai_tf.options import check_options, option
+from moirai_tf.options import check_options
 from moirai_tf.runtime.child import Child
 from moirai_tf.runtime.devices import has_gpus_here
 from moirai_tf.runtime.facts import worker_facts
@@ -48,36 +45,6 @@ _CHILD = Child(
     timeout_s=7200.0,
     longer="use smaller inputs or fewer runs (--repeats), or --source=analytical",
 )
-
-
-@dataclass(frozen=True)
-class ProfileOptions:
-    """Where the costs of operators and transfers come from."""
-
-    source: str = option(
-        "auto",
-        "where operator costs come from: measured on devices of this process and of the cluster's "
-        "servers, computed by Grappler from the cluster file's properties, a table (--costs), or "
-        "auto: the table if one is given, else measured where possible and computed elsewhere",
-        choices=("auto", MEASURE, ANALYTICAL, "file"),
-    )
-    costs: str = option("", "cost table (JSON) of an earlier profile to use")
-    repeats: int = option(20, "measured runs; times are their medians")
-    warmup: int = option(5, "runs before the measured ones")
-    inputs: str = option("", INPUTS_HELP)
-    seed: int = option(0, "seed of generated inputs")
-    trip_count: int = option(10, "iterations of a loop whose count is not static, when computing")
-    links: str = option(
-        "auto",
-        "where transfer costs come from: the cluster file, measured between the devices that can "
-        "be reached, or auto: measured if operators are measured on servers or GPUs",
-        choices=("auto", "cluster", MEASURE),
-    )
-    refresh: tuple[str, ...] = option(
-        (),
-        "device to profile anew although the table (--costs) has it; `changed` for all that it "
-        "lacks or that were described differently",
-    )
 
 
 def profile(

@@ -10,11 +10,11 @@ from functools import cached_property
 import tensorflow as tf
 
 from moirai_tf.cluster import Cluster, Device, Link
+from moirai_tf.cost.options import ANALYTICAL
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
 
 _MIB = 1 << 20
-MEASURE, ANALYTICAL = "measure", "analytical"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ from moirai_tf.cost.table import MeasuredLink, Measurement, StepCost, links_of
 from moirai_tf.cost.traced import TracedLayout, own_ns
 from moirai_tf.cost.xplane import UNKNOWN
 from moirai_tf.fusion.coarse import CoarseGraph
-from moirai_tf.fusion.coarsen import FuseOptions, coarsen
+from moirai_tf.fusion.coarsen import coarsen
+from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.graph import Graph, TensorRef
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.rewrite.make_plan import transfers_of

@@ -7,7 +7,6 @@ makes the placement problem smaller and keeps the placement from tearing fusions
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.analysis import Analysis, analyse
@@ -18,22 +17,12 @@ from moirai_tf.fusion.kernels import kernels
 from moirai_tf.fusion.match import Fusion, NearMiss, match
 from moirai_tf.fusion.merge import DisjointSets, Merger
 from moirai_tf.fusion.ops import CONTRACTIONS
-from moirai_tf.fusion.rules import RULE_SETS, rules_for
+from moirai_tf.fusion.options import FuseOptions
+from moirai_tf.fusion.rules import rules_for
 from moirai_tf.graph.graph import CLIENT_OPS, Graph
 from moirai_tf.graph.kernels import DEVICE_TYPES
-from moirai_tf.options import option
 
 COLOCATION = "colocation"
-
-
-@dataclass(frozen=True)
-class FuseOptions:
-    """How operators are fused before they are placed."""
-
-    coarsen: bool = option(True, "fuse operators; without it each is placed on its own")
-    rules: tuple[str, ...] = option(
-        tuple(RULE_SETS), f"rule sets to use, of {', '.join(RULE_SETS)}"
-    )
 
 
 def coarsen(

@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion import cudnn, eigen, nnpack, onednn
+from moirai_tf.fusion.options import RULE_SET_NAMES
 from moirai_tf.fusion.pattern import Rule
 
-RULE_SETS: Mapping[str, tuple[Rule, ...]] = {
-    "eigen": eigen.RULES,
-    "nnpack": nnpack.RULES,
-    "onednn": onednn.RULES,
-    "cudnn": cudnn.RULES,
-}
+RULE_SETS: Mapping[str, tuple[Rule, ...]] = dict(
+    zip(RULE_SET_NAMES, (eigen.RULES, nnpack.RULES, onednn.RULES, cudnn.RULES), strict=True)
+)
 
 
 def rules_for(names: Sequence[str], device_types: Sequence[str] | None = None) -> tuple[Rule, ...]:

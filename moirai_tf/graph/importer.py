@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tensorflow.core.framework import node_def_pb2
@@ -16,28 +15,11 @@ from moirai_tf.graph.graph import Graph, Operator, Scope, TensorRef, TensorSpec
 from moirai_tf.graph.input_shapes import declared_shapes, fixed_shapes, given_shapes
 from moirai_tf.graph.kernels import device_types
 from moirai_tf.graph.memory import resident_bytes, weight_bytes
-from moirai_tf.model.input_files import INPUTS_HELP, read_inputs
+from moirai_tf.graph.options import ImportOptions
+from moirai_tf.model.input_files import read_inputs
 from moirai_tf.model.load import tensors
-from moirai_tf.model.op_libraries import OpLibraryOptions
 from moirai_tf.model.saved_model import SavedModel, chosen_signature, signature_def
 from moirai_tf.model.validate import input_node
-from moirai_tf.options import option
-
-
-@dataclass(frozen=True)
-class ImportOptions(OpLibraryOptions):
-    """What to read from a SavedModel, and for which input shapes."""
-
-    signature: str = option(
-        "",
-        "signature to optimise; empty: serving_default, or the only one if the model has no such",
-    )
-    tags: tuple[str, ...] = option((), "tags of the MetaGraph, if the model has several")
-    batch_size: int = option(1, "size of the first dimension of every input where it is unknown")
-    input_shapes: tuple[str, ...] = option(
-        (), "full shape of an input, as name=8,224,224,3; wins over inputs and batch_size"
-    )
-    inputs: str = option("", INPUTS_HELP)
 
 
 def import_graph(model: SavedModel, options: ImportOptions | None = None) -> Graph:

@@ -23,12 +23,6 @@ from moirai_tf.errors import MoiraiError
 
 Array = npt.NDArray[Any]
 
-INPUTS_HELP = (
-    "file with the inputs to run on, whose shapes win over batch_size: .npz with one array per "
-    "input, or TFRecords for a model whose input is a batch of them; empty: generated inputs"
-)
-"""Help of the option `inputs` of everything that imports or runs a model."""
-
 _ZIP, _GZIP = b"PK", b"\x1f\x8b"
 _NUMPY_KINDS = "biufc"
 """Kinds of arrays that an archive holds as they are: booleans and numbers."""

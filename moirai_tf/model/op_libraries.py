@@ -19,7 +19,6 @@ from pathlib import Path
 import tensorflow as tf
 
 from moirai_tf.errors import MoiraiError
-from moirai_tf.options import option
 
 _MAPS = Path("/proc/self/maps")
 _LINKED, _PLUGIN = b"libtensorflow_framework", b"SE_InitPlugin"
@@ -50,15 +49,6 @@ _PACKAGES = (
 
 _named: list[str] = []
 """What was loaded by name in this process, for its children."""
-
-
-@dataclass(frozen=True)
-class OpLibraryOptions:
-    """What defines the ops of a model beyond TensorFlow's own."""
-
-    op_library: tuple[str, ...] = option(
-        (), "module to import, or .so file to load, that defines ops which the model uses"
-    )
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,18 @@ from moirai_tf.placement.blackboard import Search, Strategy
 from moirai_tf.placement.construct.heuristics import HEURISTICS, Single, construct_all, relax_loads
 from moirai_tf.placement.exact.blocks.driver import Decomposition
 from moirai_tf.placement.exact.milp.backends import solve_with_gurobi, solve_with_highs
-from moirai_tf.placement.exact.milp.driver import Milp
+from moirai_tf.placement.exact.milp.driver import Milp, size
 from moirai_tf.placement.improve.local_search import LocalSearch
 from moirai_tf.placement.objective import LATENCY, MAKESPAN
+from moirai_tf.placement.prepare import compile_beside
 
 _QUICK_OPERATORS = 3_000
 """Up to so many, a sweep of local search takes about a second."""
 _BLOCKS_SHARE = 0.75
 """Of the time for decomposition, should it not end by itself."""
+_TINY, _TINY_SHARE = 2_000, 0.5
+"""Rows of a model that is solved first, and the share of the time for it: a second, mostly, in
+which nothing has to be compiled."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class Auto:
     def run(self, search: Search) -> None:
         """Heuristics, decomposition amid local search, exact model; says where it stopped."""
         construct_all(search)
+        if not search.closed and size(search) <= _TINY:
+            with search.deadline.limited(_TINY_SHARE):
+                self.exact.improve(search)
+        if not search.closed:
+            compile_beside()
         weight = search.objective.latency_weight
         if weight < 1 and not search.closed:
             relax_loads(search)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.options import check_options, option
@@ -14,7 +12,6 @@ from moirai_tf.placement.blackboard import Incumbent, Progress, Search, Strategy
 from moirai_tf.placement.bound import paths
 from moirai_tf.placement.bound.packing import InfeasibleError, pack
 from moirai_tf.placement.check import check
-from moirai_tf.placement.compiled import is_compiled
 from moirai_tf.placement.construct import single
 from moirai_tf.placement.deadline import Deadline, OutOfTimeError
 from moirai_tf.placement.evaluate.events import simulate
@@ -27,7 +24,7 @@ from moirai_tf.placement.objective import (
     objective_of,
 )
 from moirai_tf.placement.portfolio import STRATEGIES, strategy_for
-from moirai_tf.placement.problem import Device, Operator, Problem, Tensor
+from moirai_tf.placement.problem import Problem
 from moirai_tf.placement.reductions import Reduction, reduce
 from moirai_tf.placement.schedule import (
     ERROR,
@@ -40,7 +37,6 @@ from moirai_tf.placement.schedule import (
 )
 from moirai_tf.placement.validation import require_valid
 
-_LOG = logging.getLogger(__name__)
 _INTERRUPTED = "the search was interrupted"
 
 
@@ -152,7 +148,8 @@ def solve(
 ) -> Result:
     """Places a problem's operators.
 
-    At the time limit, or on Ctrl-C, the best schedule so far comes back. Equal problem, seed and
+    At the time limit, or on Ctrl-C, the best schedule so far comes back. What is compiled to
+    machine code meanwhile, once on a machine, takes none of that time. Equal problem, seed and
     threads give an equal answer unless the time limit, or a part's share of it, ends a search.
 
     Args:
@@ -164,38 +161,6 @@ def solve(
       MoiraiError: when the problem's data is faulty.
     """
     require_valid(problem)
-    _warm_up()
-    return _solve(problem, options, progress)
-
-
-@cache
-def _warm_up() -> None:
-    """Compiles what searches run, or loads it from disk, before a time limit begins."""
-    if not is_compiled():
-        _LOG.warning("compiling the solver, which happens once and takes about a minute")
-    result = _solve(_SAMPLE, SolveOptions(mip_gap=0.0, time_limit_s=3600), None)
-    if _INTERRUPTED in result.messages:
-        raise KeyboardInterrupt
-
-
-def _sample() -> Problem:
-    """Equal layers of two branches that the faster device cannot hold, so every part has work."""
-    operators, tensors = [Operator("in", (1, 2), 1)], []
-    way = ((0, 3), (3, 0))
-    for last in range(0, 12, 3):
-        operators += [Operator(f"{part}{last}", (5, 9), 2) for part in ("left", "right")]
-        operators.append(Operator(f"sum{last}", (1, 2), 1))
-        tensors.append(Tensor(last, (last + 1, last + 2), way))
-        tensors += [Tensor(last + branch, (last + 3,), way) for branch in (1, 2)]
-    devices = (Device("a", 12), Device("b", 12))
-    return Problem("sample", devices, tuple(operators), tuple(tensors))
-
-
-_SAMPLE = _sample()
-
-
-def _solve(problem: Problem, options: SolveOptions, progress: Progress | None) -> Result:
-    """`solve` for valid data."""
     deadline = Deadline(options.time_limit_s)
     reduced = reduce(problem)
     try:

@@ -15,7 +15,8 @@ from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import generate_inputs, load_inputs
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
-from moirai_tf.graph.importer import ImportOptions, import_graph
+from moirai_tf.graph.importer import import_graph
+from moirai_tf.graph.options import ImportOptions
 from moirai_tf.model.load import configure_logical_cpus, logical_cpus, tensors
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
 from moirai_tf.rewrite.directory import unplaced

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moirai_tf.errors import MoiraiError
-from moirai_tf.model.input_files import INPUTS_HELP
+from moirai_tf.model.options import INPUTS_HELP
 from moirai_tf.options import check_options, option
 
 TF2, SESSION, CLUSTER = "tf2", "session", "cluster"

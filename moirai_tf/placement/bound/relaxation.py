@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moirai_tf.placement.objective import unit_compute_ns
 from moirai_tf.placement.bound.linear_program import (
     FloatArray,
     LinearModel,
@@ -20,6 +19,7 @@ from moirai_tf.placement.bound.paths import Bound, blocks, heads_ns, tails_ns
 from moirai_tf.placement.evaluate.channels import channels_of
 from moirai_tf.placement.exact.milp.backends import Limits, solve_with_highs
 from moirai_tf.placement.exact.milp.loads import LoadModel, build_loads
+from moirai_tf.placement.objective import unit_compute_ns
 from moirai_tf.placement.problem import PER_EDGE, IntArray, Problem
 
 _GRID = 6

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from moirai_tf.placement.blackboard import Search
 from moirai_tf.placement.bound import relaxation
 from moirai_tf.placement.bound.packing import Packing
+from moirai_tf.placement.compiled import interpreted
 from moirai_tf.placement.construct import etf, heft, m_topo
 from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.evaluate.events import simulate
@@ -37,7 +38,8 @@ class Constructive:
 
     def construct(self, search: Search) -> None:
         """Offers the heuristic's schedule and notes its makespan."""
-        schedule = self.make(search.problem, search.packing, search.deadline)
+        with interpreted(len(search.problem.operators)):
+            schedule = self.make(search.problem, search.packing, search.deadline)
         search.baseline(schedule, self.name)
 
     def run(self, search: Search) -> None:

@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from moirai_tf.placement.compiled import interpreted
 from moirai_tf.placement.evaluate.channels import channels_of
 from moirai_tf.placement.evaluate.insertion import new_state, play, schedule_in
 from moirai_tf.placement.problem import PER_EDGE, Problem
@@ -36,12 +37,9 @@ def simulate(
     """
     order = remaining_path_order(problem, assignment) if order is None else order
     state = new_state(problem.arrays)
-    play(
-        problem.arrays,
-        state,
-        np.array(order, dtype=np.int64),
-        np.array(assignment, dtype=np.int64),
-    )
+    sequence, devices = (np.array(given, dtype=np.int64) for given in (order, assignment))
+    with interpreted(len(sequence)):
+        play(problem.arrays, state, sequence, devices)
     return schedule_in(problem, state)
 
 
