@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph, TensorRef
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,37 @@ class CoarseGraph:
 
     def __len__(self) -> int:
         return len(self.operators)
+
+    def to_networkx(self) -> nx.DiGraph[str]:
+        """The fused operators by name, in order, and what flows, for analysis and drawing.
+
+        Nodes have `rule`, `device_types` and `members`, the names of the fine operators. An edge
+        goes from a producer to a reader and has `tensors`, the fine tensors as `name:port`
+        (`^name` for a control dependency), and `nbytes`, what they hold together.
+        """
+        import networkx as nx
+
+        graph: nx.DiGraph[str] = nx.DiGraph(name=self.fine.signature)
+        for operator in self.operators:
+            members = tuple(self.fine.operators[i].name for i in operator.members)
+            graph.add_node(
+                operator.name,
+                rule=operator.rule,
+                device_types=operator.device_types,
+                members=members,
+            )
+        for tensor in self.tensors:
+            producer, port = self.fine.operators[tensor.source.producer].name, tensor.source.port
+            source = f"^{producer}" if port < 0 else f"{producer}:{port}"
+            for consumer in tensor.consumers:
+                ends = self.operators[tensor.producer].name, self.operators[consumer].name
+                known = graph.get_edge_data(*ends, {"tensors": (), "nbytes": 0})
+                graph.add_edge(
+                    *ends,
+                    tensors=(*known["tensors"], source),
+                    nbytes=known["nbytes"] + tensor.nbytes,
+                )
+        return graph
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class TensorRef(NamedTuple):
@@ -168,6 +171,38 @@ class Graph:
                 yield ref.producer, i
             for control in operator.controls:
                 yield control, i
+
+    def to_networkx(self) -> nx.DiGraph[str]:
+        """The operators by name, in order, and what depends on what, for analysis and drawing.
+
+        Nodes have `op`, `device_types`, `weight_bytes` and `resident_bytes`. An edge goes from a
+        producer to a reader and has `ports`, the producer's outputs that are read, ascending, and
+        `nbytes`, what they hold together: () and 0 for a control dependency alone.
+        """
+        import networkx as nx
+
+        graph: nx.DiGraph[str] = nx.DiGraph(name=self.signature)
+        for operator in self.operators:
+            graph.add_node(
+                operator.name,
+                op=operator.op,
+                device_types=operator.device_types,
+                weight_bytes=operator.weight_bytes,
+                resident_bytes=operator.resident_bytes,
+            )
+        for operator in self.operators:
+            ports: dict[int, set[int]] = {control: set() for control in operator.controls}
+            for producer, port in operator.inputs:
+                ports.setdefault(producer, set()).add(port)
+            for producer, read in ports.items():
+                outputs = self.operators[producer].outputs
+                graph.add_edge(
+                    self.operators[producer].name,
+                    operator.name,
+                    ports=tuple(sorted(read)),
+                    nbytes=sum(outputs[port].nbytes for port in read),
+                )
+        return graph
 
     def spec(self, ref: TensorRef) -> TensorSpec:
         """The static type and shape of a tensor."""

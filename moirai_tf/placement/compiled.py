@@ -49,9 +49,9 @@ def interpreted(operators: int) -> Iterator[None]:
         _interpreting.reset(token)
 
 
-def is_kept(function: Callable[..., object]) -> bool:
-    """Whether the machine code of such a function is on disk."""
-    return isinstance(function, _Kernel) and function.kept
+def is_missing(function: Callable[..., object]) -> bool:
+    """Whether the machine code of such a function could be on disk, but is not."""
+    return isinstance(function, _Kernel) and function.missing
 
 
 class _Kernel:
@@ -88,7 +88,7 @@ class _Kernel:
         def compile_alone(signature: object) -> object:
             name = self._function.__qualname__
             with stopped(), _locked(dispatcher.stats.cache_path, name):
-                if not self.kept:
+                if self.missing:
                     _announce()
                 return compile_one(signature)
 
@@ -96,10 +96,10 @@ class _Kernel:
         return dispatcher
 
     @property
-    def kept(self) -> bool:
-        """Whether it is on disk, made from these sources."""
+    def missing(self) -> bool:
+        """Whether it should be on disk, made from these sources, and is not."""
         cache = self._entrance._cache
-        return hasattr(cache, "_cache_file") and bool(cache._cache_file._load_index())
+        return hasattr(cache, "_cache_file") and not cache._cache_file._load_index()
 
     @cached_property
     def _inner(self) -> Any:

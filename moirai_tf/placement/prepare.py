@@ -8,12 +8,13 @@ import subprocess
 import sys
 from functools import cache
 
-from moirai_tf.placement.compiled import is_kept
+from moirai_tf.placement.compiled import is_missing
 from moirai_tf.placement.exact.blocks.search import search_block
 from moirai_tf.placement.problem import Device, Operator, Problem, Tensor
 
 _PROGRAM = """
-import sys
+import ctypes, sys
+ctypes.CDLL(None).prctl(1, 9)  # killed if its parent dies, however that comes about
 sys.path[:] = sys.argv[1:]
 from moirai_tf.placement import SolveOptions, solve
 from moirai_tf.placement.prepare import sample
@@ -27,7 +28,7 @@ def compile_beside() -> None:
 
     Whoever needs a function that it is at waits for it.
     """
-    if len(os.sched_getaffinity(0)) < 2 or not sys.executable or is_kept(search_block):
+    if len(os.sched_getaffinity(0)) < 2 or not sys.executable or not is_missing(search_block):
         return
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, *map(os.path.abspath, sys.path)],

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from moirai_tf.placement.evaluate.channels import LINK as LINK
 from moirai_tf.placement.evaluate.channels import NONE as NONE
 from moirai_tf.placement.evaluate.channels import PORT as PORT
 from moirai_tf.placement.evaluate.channels import congestion_code, resource_count
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -114,21 +117,16 @@ class Problem:
     @cached_property
     def units(self) -> tuple[tuple[int, ...], ...]:
         """What is placed as one: overlapping colocation groups united, all others alone."""
-        root = list(range(len(self.operators)))
+        if not self.colocation:
+            return tuple((operator,) for operator in range(len(self.operators)))
+        from networkx.utils import UnionFind
 
-        def find(operator: int) -> int:
-            while root[operator] != operator:
-                root[operator] = root[root[operator]]
-                operator = root[operator]
-            return operator
-
+        sets = UnionFind(range(len(self.operators)))
         for group in self.colocation:
-            for member in group[1:]:
-                low, high = sorted((find(group[0]), find(member)))
-                root[high] = low
+            sets.union(*group)
         members: dict[int, list[int]] = {}
         for operator in range(len(self.operators)):
-            members.setdefault(find(operator), []).append(operator)
+            members.setdefault(sets[operator], []).append(operator)
         return tuple(map(tuple, members.values()))
 
     @cached_property
@@ -203,6 +201,32 @@ class Problem:
         for array in {id(array): array for array in self.time_ns}.values():
             values.update(int(time) for time in np.unique(array))
         return math.gcd(*values) or 1
+
+    def to_networkx(self) -> nx.DiGraph[str]:
+        """The operators by name, in order, and what they hand on, for analysis and drawing.
+
+        Nodes have `compute_ns` (device name -> ns, without devices that cannot run the operator)
+        and `memory_bytes`. An edge goes from a producer to a consumer and has `tensors`, indices
+        into `Problem.tensors`, and `time_ns`, (devices, devices): the sum of their times.
+        """
+        import networkx as nx
+
+        graph: nx.DiGraph[str] = nx.DiGraph(name=self.name)
+        for operator in self.operators:
+            named = zip(self.devices, operator.compute_ns, strict=True)
+            compute_ns = {device.name: time for device, time in named if time is not None}
+            graph.add_node(operator.name, compute_ns=compute_ns, memory_bytes=operator.memory_bytes)
+        for index, tensor in enumerate(self.tensors):
+            producer = self.operators[tensor.producer].name
+            for consumer in tensor.consumers:
+                ends = producer, self.operators[consumer].name
+                known = graph.get_edge_data(*ends, {"tensors": (), "time_ns": 0})
+                graph.add_edge(
+                    *ends,
+                    tensors=(*known["tensors"], index),
+                    time_ns=known["time_ns"] + self.time_ns[index],
+                )
+        return graph
 
     def device_names(self, devices: Iterable[int]) -> str:
         """The devices' names, for messages."""

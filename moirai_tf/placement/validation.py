@@ -10,7 +10,6 @@ from moirai_tf.placement.problem import (
     CONGESTION_MODES,
     TRANSFER_MODES,
     Problem,
-    topological_order,
 )
 
 _EXACT_IN_A_FLOAT = 2**53
@@ -158,19 +157,9 @@ def _colocation(problem: Problem) -> Iterator[str]:
 
 
 def _cycles(problem: Problem) -> Iterator[str]:
-    edges = [(t.producer, consumer) for t in problem.tensors for consumer in t.consumers]
-    ordered = set(topological_order(len(problem.operators), edges))
-    if len(ordered) == len(problem.operators):
+    if len(problem.topological_order) == len(problem.operators):
         return
-    producer_of: dict[int, int] = {}
-    for producer, consumer in edges:
-        if producer not in ordered and consumer not in ordered:
-            producer_of.setdefault(consumer, producer)
-    node = next(node for node in range(len(problem.operators)) if node not in ordered)
-    seen: list[int] = []
-    while node not in seen:
-        seen.append(node)
-        node = producer_of[node]
-    cycle = [*seen[seen.index(node) :], node]
-    names = " -> ".join(problem.operators[member].name for member in reversed(cycle))
-    yield f"tensors: a cycle: {names}"
+    import networkx as nx  # Takes as long as a small problem does.
+
+    cycle = [source for source, _ in nx.find_cycle(problem.to_networkx())]
+    yield f"tensors: a cycle: {' -> '.join([*cycle, cycle[0]])}"

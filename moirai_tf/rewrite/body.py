@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Any
 
+import networkx as nx
+
 from moirai_tf.fusion.ops import FRAME_OPS, IDENTITIES, VARIABLE_READS, VIEWS
 from moirai_tf.model.validate import BACK_EDGE_SOURCES, input_node
 
@@ -66,18 +68,24 @@ class Body:
 
     def without_cycles(self, edges: Sequence[Edge]) -> list[Edge]:
         """The edges, in their order, without those that would close a cycle."""
-        waits: dict[str, set[str]] = {}
-        for first, second in edges:
-            waits.setdefault(second, set()).add(first)
-        if self._is_acyclic(waits):
+        with_all = self._graph()
+        with_all.add_edges_from(edges)
+        if nx.is_directed_acyclic_graph(with_all):
             return list(edges)
-        kept: dict[str, set[str]] = {}
+        graph = self._graph()
         found = []
         for first, second in edges:
-            if not self._reaches(second, first, kept):
-                kept.setdefault(second, set()).add(first)
+            if not nx.has_path(graph, second, first):
+                graph.add_edge(first, second)
                 found.append((first, second))
         return found
+
+    def _graph(self) -> nx.DiGraph[str]:
+        """What waits for what, from a node to its readers."""
+        graph = nx.DiGraph()
+        graph.add_nodes_from(self.nodes)
+        graph.add_edges_from((s, name) for name in self.nodes for s in self._sources[name])
+        return graph
 
     def _leaf(self, name: str) -> str | None:
         while name in self.nodes and len(self._readers[name]) == 1 and name not in self._returned:
@@ -94,31 +102,6 @@ class Body:
         return frozenset(
             n for n in names if n in self.nodes and self.nodes[n].op not in BACK_EDGE_SOURCES
         )
-
-    def _is_acyclic(self, waits: Mapping[str, Set[str]]) -> bool:
-        waiting = {name: set(self._sources[name]) | waits.get(name, set()) for name in self.nodes}
-        followers: dict[str, list[str]] = {name: [] for name in self.nodes}
-        for name, sources in waiting.items():
-            for source in sources:
-                followers[source].append(name)
-        done = [name for name, sources in waiting.items() if not sources]
-        for name in done:
-            for follower in followers[name]:
-                waiting[follower].discard(name)
-                if not waiting[follower]:
-                    done.append(follower)
-        return len(done) == len(self.nodes)
-
-    def _reaches(self, source: str, target: str, waits: Mapping[str, Set[str]]) -> bool:
-        """Whether the target depends on the source, or is it."""
-        seen = {target}
-        pending = [target]
-        while pending:
-            name = pending.pop()
-            new = (self._sources[name] | waits.get(name, set())) - seen
-            seen |= new
-            pending.extend(new)
-        return source in seen
 
 
 def needed_by(nodes: Mapping[str, Any], roots: Iterable[str], feeds: Set[str]) -> frozenset[str]:
