@@ -25,7 +25,7 @@ $(READY): setup.py pyproject.toml
 	touch $@
 
 demo: $(READY)  ## the whole way on InceptionV3: profile, place, prove, measure
-	$(BIN)/python -m tools.demo
+	$(BIN)/python -m benchmarks.demo
 
 # Two workers: TensorFlow's own threads use the rest of a machine.
 test: $(READY)  ## the tests, in minutes

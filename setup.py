@@ -43,9 +43,11 @@ setup(
         "numba>=0.68,<0.69",
         "numpy>=2",
         "protobuf",
+        "pydantic>=2.12,<3",
         "pyyaml>=6",
         "scipy>=1.13",
         "tensorflow>=2.18,<2.22",
+        "typing-extensions>=4.10",
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],

@@ -28,8 +28,8 @@ from benchmarks.cluster_models import MODELS
 from benchmarks.emulated_clusters import emulated_cluster
 from benchmarks.measured_plans import BAD, BEST, FREE, SINGLE, Row, Settings, rows
 from laboratory import emulated_gpu
+from moirai_tf.bench.local_cluster import local_cluster
 from moirai_tf.runtime.child import Child
-from moirai_tf.runtime.local_cluster import local_cluster
 
 _WORKERS = {"equal": (1.0, 1.0), "half": (1.0, 0.5), "four": (0.8, 0.6, 0.4, 0.2)}
 _MODELS = flags.DEFINE_list("models", list(MODELS), "models to run")

@@ -17,9 +17,9 @@ import tensorflow as tf
 from absl import app, flags
 
 from moirai_tf.cluster import Cluster, Device, Link
+from moirai_tf.cost.coarse_problem import build_problem
 from moirai_tf.cost.gpu_peaks import peak_flops
 from moirai_tf.cost.options import ProfileOptions
-from moirai_tf.cost.problem import build_problem
 from moirai_tf.cost.profile import profile
 from moirai_tf.fusion.coarsen import coarsen
 from moirai_tf.graph.importer import import_graph
@@ -155,8 +155,8 @@ def computed_ms(directory: Path, gpu: Device, batch: int) -> float:
     graph = prune(import_graph(model, ImportOptions(batch_size=batch)))
     links = (Link(_CPU.name, gpu.name, 0, 10**12), Link(gpu.name, _CPU.name, 0, 10**12))
     cluster = Cluster("one GPU", (_CPU, gpu), links)
-    costs = profile(model, graph, cluster, ProfileOptions(source="analytical"))
     coarse, _ = coarsen(graph, device_types=["CPU", "GPU"])
+    costs = profile(model, coarse, cluster, ProfileOptions(source="analytical"))
     problem = build_problem(coarse, cluster, costs)
     return sum(operator.compute_ns[1] or 0 for operator in problem.operators) / 1e6
 

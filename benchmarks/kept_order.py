@@ -81,7 +81,7 @@ def row(name: str, cluster: str, solver: str, model: Path, output: Path) -> str:
         ready_queue(p, schedule.assignment).makespan_ns
         for p in (problem, _with_order(problem, need(item.expansion), plan))
     )
-    order = plan.summary["order"]
+    order = plan.summary.order
     return (
         f"| {name} | {cluster} | {solver} | {schedule.makespan_ns / 1e6:.3f} "
         f"| {kept_ns / 1e6:.3f} | {queued_ns / 1e6:.3f} "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.cluster_models import MODELS
 from moirai_tf import MoiraiItem, default_pipeline
-from moirai_tf.bench.latency import measure_latencies, ratio
+from moirai_tf.bench.latencies import measure_latencies, ratio
 from moirai_tf.bench.models import opened, read_placed, read_signature
 from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import generate_inputs
@@ -19,8 +19,8 @@ from moirai_tf.cost.predict import predict
 from moirai_tf.pipeline import need
 from moirai_tf.placement import Problem, Schedule, ready_queue
 from moirai_tf.placement.schedule import planned_orders
-from moirai_tf.rewrite.order import Order, plan_order
-from moirai_tf.runtime.placed import write_placed
+from moirai_tf.rewrite.kept_order import Order, plan_order
+from moirai_tf.rewrite.make_plan import write_placed
 
 _BAD_RUN = 12
 """Operators of the bad plan that stay together before the next device has its turn."""
@@ -104,15 +104,15 @@ def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings
             }
             found = measure_latencies(runs, repeats=settings.repeats, warmup=4)
     summary = need(item.plan).summary
-    least_ns = summary["lower_bound_ns"] + need(item.costs).step.client_ns
-    used = sum(row["compute_ns"] > 0 for row in summary["devices"].values())
+    least_ns = summary.lower_bound_ns + need(item.costs).step.client_ns
+    used = sum(row.compute_ns > 0 for row in summary.devices.values())
     return [
         Row(
             model=name,
             cluster=kind,
             plan=plan,
             devices={SINGLE: 1, BAD: len(cluster.devices)}.get(plan.removesuffix(FREE), used),
-            status=str(summary["status"]) if plan == BEST else "",
+            status=str(summary.status) if plan == BEST else "",
             predicted_ns=predicted[plan],
             measured_ns=found[plan].median_ns,
             spread=found[plan].spread,
@@ -145,7 +145,7 @@ def _written(item: MoiraiItem, cluster: Cluster, work: Path) -> dict[str, int]:
     write(BAD, dealt, order)
     write(BAD + FREE, dealt)
     found = {
-        BEST: plan.summary["predicted_ns"],
+        BEST: plan.summary.predicted_ns,
         SINGLE: predicted(need(result.single_schedule), order_kept=False),
         BAD: predicted(bad, order_kept=True),
         BAD + FREE: predicted(bad, order_kept=False),

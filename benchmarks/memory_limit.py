@@ -19,15 +19,15 @@ from absl import app, flags, logging
 
 from moirai_tf import MoiraiError, MoiraiItem, default_pipeline
 from moirai_tf.bench import BenchOptions, bench
+from moirai_tf.bench.local_cluster import LocalCluster, local_cluster
 from moirai_tf.bench.models import opened, read_placed, read_signature
-from moirai_tf.cost.files import write_table
 from moirai_tf.cost.inputs import generate_inputs
 from moirai_tf.cost.layouts import alone
 from moirai_tf.cost.memory import peak_memory
 from moirai_tf.cost.step_stats import allocated
+from moirai_tf.cost.table_files import write_table
 from moirai_tf.pipeline import need
-from moirai_tf.runtime.local_cluster import LocalCluster, local_cluster
-from moirai_tf.runtime.placed import write_placed
+from moirai_tf.rewrite.make_plan import write_placed
 from tests.zoo import entry
 
 _LAYERS = flags.DEFINE_integer("layers", 24, "dense layers")
@@ -71,7 +71,7 @@ def placed_row(model: Path, work: Path, workers: LocalCluster) -> None:
         metadata = loaded.trace()
     print("| worker | limit MB | planned MB | alive MB | allocated MB |\n|---|---|---|---|---|")
     for number, device in enumerate(need(item.problem).devices):
-        planned = need(item.plan).summary["devices"][device.name]["memory_bytes"]
+        planned = need(item.plan).summary.devices[device.name].memory_bytes
         seen = allocated(metadata, device.name)
         print(
             f"| {device.name} | {_LIMIT_MB.value} | {planned / 1e6:.1f} "

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from moirai_tf.rewrite.plan_file import read_plan as read_plan
     from moirai_tf.runtime.connect import ConnectedModel as ConnectedModel
     from moirai_tf.runtime.connect import connect as connect
-    from moirai_tf.runtime.load import load as load
+    from moirai_tf.runtime.connect import load as load
     from moirai_tf.summary import Summary as Summary
     from moirai_tf.verify import VerifyReport as VerifyReport
     from moirai_tf.verify import verify as verify
@@ -62,8 +62,7 @@ _MODULE_OF = {
         "moirai_tf.pipeline": "MoiraiItem Pass Pipeline",
         "moirai_tf.rewrite.directory": "remap strip",
         "moirai_tf.rewrite.plan_file": "read_plan",
-        "moirai_tf.runtime.connect": "ConnectedModel connect",
-        "moirai_tf.runtime.load": "load",
+        "moirai_tf.runtime.connect": "ConnectedModel connect load",
         "moirai_tf.summary": "Summary",
         "moirai_tf.verify": "VerifyReport verify",
     }.items()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from moirai_tf.cluster import DEVICE_TYPES
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.fusion.coarsen import coarsen, near_misses
 from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.graph import Graph
-from moirai_tf.graph.kernels import DEVICE_TYPES, why_not
+from moirai_tf.graph.kernels import why_not
 
 
 def explain(graph: Graph, options: FuseOptions, pattern: re.Pattern[str]) -> str:

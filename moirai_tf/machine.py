@@ -11,7 +11,7 @@ from tensorflow.python.framework.errors_impl import OpError
 from tensorflow.python.grappler import cluster as grappler_cluster
 
 from moirai_tf.cluster import Cluster, Device, Link
-from moirai_tf.cost.transfers import measured_links
+from moirai_tf.cost.link_times import measured_links
 from moirai_tf.runtime.child import Child
 from moirai_tf.runtime.devices import FoundDevice, local_devices
 

@@ -8,6 +8,7 @@ from typing import Any
 from moirai_tf.cluster import Cluster, read_cluster
 from moirai_tf.errors import MoiraiError
 from moirai_tf.machine import this_machine
+from moirai_tf.model.output import discard
 from moirai_tf.passes import PASSES
 from moirai_tf.pipeline import Hook, MoiraiItem, Pass, Pipeline, configured
 from moirai_tf.summary import Summary, summarise
@@ -46,8 +47,8 @@ def optimize(
       cluster: devices and links, or the YAML file that describes them; by default the devices of
         this machine.
       verify: whether the placed model is run and proved before it is called done.
-      pipeline: passes to run instead of `default_pipeline(verify=verify, **options)`; their options
-        are their own, so no others may be given.
+      pipeline: passes to run instead of `default_pipeline(verify=verify, **options)`, perhaps only
+        some of them; their options are their own, so no others may be given.
       hook: called after every pass with the pass and the item; may return another item.
       **options: options of any pass, such as `signature`, `batch_size`, `time_limit_s` or `pin`.
 
@@ -70,4 +71,6 @@ def optimize(
     if not isinstance(cluster, Cluster):
         cluster = this_machine() if cluster is None else read_cluster(cluster)
     item = pipeline.run(MoiraiItem(Path(saved_model_dir), cluster), hook)
+    if item.staged is not None:
+        discard(item.staged)
     return summarise(item)

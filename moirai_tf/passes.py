@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from moirai_tf.choice import Chooser
+from moirai_tf.cost.coarse_problem import build_problem
 from moirai_tf.cost.memory import peak_memory
 from moirai_tf.cost.options import ProfileOptions
-from moirai_tf.cost.problem import build_problem
 from moirai_tf.cost.profile import profile
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarsen import coarsen
@@ -34,8 +34,8 @@ from moirai_tf.placement.objective import LATENCY
 from moirai_tf.placement.place import PlaceOptions, log_progress
 from moirai_tf.placement.schedule import planned_orders
 from moirai_tf.rewrite.directory import stage_placed, unplaced
+from moirai_tf.rewrite.kept_order import Order, plan_order
 from moirai_tf.rewrite.make_plan import make_plan
-from moirai_tf.rewrite.order import Order, plan_order
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.summary import result_summary
 from moirai_tf.verify import VerifyOptions, verify
@@ -94,7 +94,7 @@ class Profile(ProfileOptions, Pass):
     """Finds what every operator costs on every device: measured, computed, or from a file."""
 
     name: ClassVar[str] = "profile"
-    requires: ClassVar[tuple[str, ...]] = ("model", "graph")
+    requires: ClassVar[tuple[str, ...]] = ("model", "coarse")
 
     def precheck(self, item: MoiraiItem) -> None:
         """Refuses GPUs that TensorFlow knows nothing of, unless a table does."""
@@ -103,7 +103,7 @@ class Profile(ProfileOptions, Pass):
 
     def __call__(self, item: MoiraiItem) -> MoiraiItem:
         """Fills in `costs`."""
-        costs = profile(need(item.model), need(item.graph), item.cluster, self)
+        costs = profile(need(item.model), need(item.coarse), item.cluster, self)
         return replace(item, costs=costs)
 
 
@@ -144,12 +144,8 @@ class Place(PlaceOptions, Pass):
             chooser.predicted(problem, schedule),
             None if single is None else chooser.predicted(problem, single),
             need(item.costs).computed,
+            [peak.total_bytes for peak in peak_memory(coarse, problem, schedule, need(item.costs))],
         )
-        peaks = peak_memory(coarse, problem, schedule, need(item.costs))
-        summary["peak_bytes"] = {
-            device.name: peak.total_bytes
-            for device, peak in zip(problem.devices, peaks, strict=True)
-        }
         plan = make_plan(
             need(item.graph), need(item.expansion), item.cluster, problem, schedule, summary
         )
@@ -247,12 +243,13 @@ PASSES = (Import, Prune, Fuse, Profile, Place, Rewrite, Verify, Publish)
 
 def _promised(plan: Plan, order: Order | None) -> Plan:
     """The plan with the latency of the order that its devices will follow."""
-    summary = dict(plan.summary)
+    summary = plan.summary
+    if summary is None:
+        return plan
     if order is not None:
-        summary["order"] = order.summary()
-    elif "queued_ns" in summary:
-        summary["predicted_ns"] = summary["queued_ns"] + summary["step_ns"]
-    return replace(plan, summary=summary)
+        return replace(plan, summary=replace(summary, order=order.summary))
+    predicted_ns = summary.queued_ns + summary.step_ns
+    return replace(plan, summary=replace(summary, predicted_ns=predicted_ns))
 
 
 def _schedule_text(item: MoiraiItem) -> str:

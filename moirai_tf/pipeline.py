@@ -74,7 +74,7 @@ Hook = Callable[[Pass, MoiraiItem], MoiraiItem | None]
 
 
 def need(value: T | None) -> T:
-    """A stage that `requires` has already guaranteed."""
+    """A value that must be there: a stage that `requires` guarantees, a schedule that was found."""
     assert value is not None
     return value
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from moirai_tf.cost.predict import Prediction
 from moirai_tf.pipeline import MoiraiItem, need
 from moirai_tf.placement import Problem, Result
 from moirai_tf.placement.objective import LATENCY
+from moirai_tf.rewrite.plan import DeviceShare, PlanSummary
 from moirai_tf.verify import VerifyReport
 
 
@@ -20,8 +20,9 @@ def result_summary(
     prediction: Prediction,
     alone: Prediction | None,
     computed: Sequence[str],
-) -> dict[str, Any]:
-    """What was found, as the plan stores it: no clock times, so equal runs give equal plans.
+    peak_bytes: Sequence[int],
+) -> PlanSummary:
+    """What was found, as the plan stores it.
 
     Args:
       problem: what was solved.
@@ -29,121 +30,101 @@ def result_summary(
       prediction: of the answer's schedule.
       alone: of the best single device, if one can run everything.
       computed: devices whose costs were computed, not measured.
+      peak_bytes: for each device, the most memory in use at one time.
     """
     schedule = need(result.schedule)
-    devices: dict[str, dict[str, int]] = {
-        device.name: {"operators": 0, "compute_ns": 0, "memory_bytes": 0}
-        for device in problem.devices
-    }
+    names = [device.name for device in problem.devices]
+    shares = {name: DeviceShare() for name in names}
     for operator, placed in zip(problem.operators, schedule.placed, strict=True):
-        row = devices[problem.devices[placed.device].name]
-        row["operators"] += 1
-        row["compute_ns"] += placed.finish_ns - placed.start_ns
-        row["memory_bytes"] += operator.memory_bytes
-    return {
-        "status": result.status,
-        "objective": _objective(result),
-        "latency_ns": schedule.makespan_ns,
-        "queued_ns": prediction.queued_ns,
-        "step_ns": prediction.step_ns,
-        "predicted_ns": prediction.latency_ns(order_kept=True),
-        "lower_bound_ns": result.lower_bound_ns,
-        "gap": result.gap,
-        "single_device": result.single_device,
-        "single_device_ns": result.single_device_ns,
-        "single_device_predicted_ns": (
-            None if alone is None else alone.latency_ns(order_kept=False)
-        ),
-        "baselines_ns": dict(result.baselines),
-        "computed": list(computed),
-        "devices": devices,
-    }
+        share = shares[names[placed.device]]
+        shares[names[placed.device]] = DeviceShare(
+            share.operators + 1,
+            share.compute_ns + placed.finish_ns - placed.start_ns,
+            share.memory_bytes + operator.memory_bytes,
+        )
+    return PlanSummary(
+        status=result.status,
+        objective=LATENCY if schedule.claim is None else schedule.claim.objective.name,
+        latency_ns=schedule.makespan_ns,
+        queued_ns=prediction.queued_ns,
+        step_ns=prediction.step_ns,
+        predicted_ns=prediction.latency_ns(order_kept=True),
+        lower_bound_ns=result.lower_bound_ns,
+        gap=need(result.gap),
+        single_device=result.single_device,
+        single_device_ns=result.single_device_ns,
+        single_device_predicted_ns=None if alone is None else alone.latency_ns(order_kept=False),
+        baselines_ns=dict(result.baselines),
+        computed=tuple(computed),
+        devices=shares,
+        peak_bytes=dict(zip(names, peak_bytes, strict=True)),
+    )
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The result of `optimize`."""
+    """The result of `optimize`: what its passes made; None, or nothing, where one did not run."""
 
     source: Path
-    signature: str
-    output: Path
-    operators: int
+    signature: str | None
+    operators: int | None
     """Operators of the signature before fusion."""
-    fused_operators: int
-    status: str
-    """`optimal` or `feasible`, of the objective."""
-    objective: str
-    latency_ns: int
-    """The schedule's makespan: operators and transfers, in the planned order."""
-    predicted_ns: int
-    """What a client will measure: the schedule as the runtime plays it, and `step_ns`."""
-    step_ns: int
-    """Part of `predicted_ns` that is Session, feeds, fetches and workers that take part."""
-    lower_bound_ns: int
-    """No placement can be faster: a proof, for the costs that were used."""
-    gap: float
-    """(latency - bound) / latency."""
-    single_device: str | None
-    """The best device that could run everything alone."""
-    single_device_ns: int | None
-    """What a client would measure with it."""
-    devices: dict[str, dict[str, Any]]
-    """Device -> fused operators, compute time and memory."""
-    peak_bytes: dict[str, int]
-    """Device -> the most memory in use at one time, by the schedule."""
-    capacities: dict[str, int | None]
+    fused_operators: int | None
+    placed: PlanSummary | None
+    """Devices, times, bound and best single device."""
+    capacities: Mapping[str, int | None]
     """Device -> memory in bytes that could be used, None if unlimited."""
-    computed: tuple[str, ...]
-    """Devices whose costs were computed, not measured."""
     transfers: int
     transfer_bytes: int
     servable: bool
     """Whether TensorFlow Serving can run the output; what uses other servers it cannot."""
     messages: tuple[str, ...]
     report: VerifyReport | None
+    output: Path | None
 
     @property
     def used(self) -> tuple[str, ...]:
         """Devices that run more than the client's feeds and fetches."""
-        return tuple(name for name, row in self.devices.items() if row["compute_ns"] > 0)
+        return () if self.placed is None else self.placed.used
 
     def __str__(self) -> str:
-        return "\n".join([*_graph_lines(self), *_device_lines(self), *_latency_lines(self)])
+        lines = [
+            *_graph_lines(self),
+            *(() if self.placed is None else _placed_lines(self, self.placed)),
+            *(f"note        {message}" for message in self.messages),
+        ]
+        if self.placed is not None and len(self.placed.used) == 1:
+            lines.append(_one_device(self.placed, self.placed.used[0]))
+        if self.report is not None:
+            lines.append(f"verified    {self.report}")
+        if self.output is not None:
+            lines.append(f"output      {self.output}")
+            if not self.servable:
+                lines.append(
+                    "run it      with moirai_tf.connect(output, cluster); TensorFlow Serving "
+                    "cannot: it has no session on other servers"
+                )
+        return "\n".join(lines)
 
 
 def summarise(item: MoiraiItem) -> Summary:
-    """The summary of an item that went through a whole pipeline."""
-    plan, result = need(item.plan), need(item.result)
+    """The summary of an item that went through a pipeline, or part of one."""
+    plan, result, problem = item.plan, item.result, item.problem
+    moved = () if plan is None else plan.transfers
     return Summary(
         source=item.source,
-        signature=plan.signature,
-        output=need(item.output),
-        operators=len(need(item.graph)),
-        fused_operators=len(need(item.coarse)),
-        status=result.status,
-        objective=_objective(result),
-        latency_ns=plan.summary["latency_ns"],
-        predicted_ns=plan.summary["predicted_ns"],
-        step_ns=plan.summary["step_ns"],
-        lower_bound_ns=plan.summary["lower_bound_ns"],
-        gap=plan.summary["gap"],
-        single_device=result.single_device,
-        single_device_ns=plan.summary["single_device_predicted_ns"],
-        devices=plan.summary["devices"],
-        peak_bytes=plan.summary.get("peak_bytes", {}),
-        capacities={d.name: d.memory_bytes for d in need(item.problem).devices},
-        computed=tuple(plan.summary.get("computed", ())),
-        transfers=len(plan.transfers),
-        transfer_bytes=sum(t.nbytes for t in plan.transfers),
-        servable=plan.servable,
-        messages=result.messages,
+        signature=None if item.graph is None else item.graph.signature,
+        operators=None if item.graph is None else len(item.graph),
+        fused_operators=None if item.coarse is None else len(item.coarse),
+        placed=None if plan is None else plan.summary,
+        capacities={} if problem is None else {d.name: d.memory_bytes for d in problem.devices},
+        transfers=len(moved),
+        transfer_bytes=sum(transfer.nbytes for transfer in moved),
+        servable=plan is not None and plan.servable,
+        messages=() if result is None else result.messages,
         report=item.report,
+        output=item.output,
     )
-
-
-def _objective(result: Result) -> str:
-    claim = need(result.schedule).claim
-    return LATENCY if claim is None else claim.objective.name
 
 
 def milliseconds(time_ns: int) -> str:
@@ -157,16 +138,19 @@ def megabytes(nbytes: int) -> str:
 
 
 def _graph_lines(summary: Summary) -> list[str]:
-    return [
-        f"model       {summary.source}, signature {summary.signature!r}",
-        f"operators   {summary.operators} -> {summary.fused_operators} after fusion",
-    ]
+    lines = [f"model       {summary.source}"]
+    if summary.operators is not None:
+        lines[0] += f", signature {summary.signature!r}"
+        fused = summary.fused_operators
+        after = "" if fused is None else f" -> {fused} after fusion"
+        lines.append(f"operators   {summary.operators}{after}")
+    return lines
 
 
-def _one_device(summary: Summary, used: str) -> str:
+def _one_device(placed: PlanSummary, used: str) -> str:
     """Who does the work, and what is elsewhere all the same, as the table shows it."""
-    best = "One device is best: " if used == summary.single_device else ""
-    idle = {n: row["operators"] for n, row in summary.devices.items() if n != used}
+    best = "One device is best: " if used == placed.single_device else ""
+    idle = {name: share.operators for name, share in placed.devices.items() if name != used}
     others = [f"{count} on {name}" for name, count in idle.items() if count]
     if not others:
         return f"{best}everything runs on {used}."
@@ -175,54 +159,43 @@ def _one_device(summary: Summary, used: str) -> str:
     )
 
 
-def _device_lines(summary: Summary) -> list[str]:
-    width = max(len(name) for name in summary.devices)
+def _device_lines(summary: Summary, placed: PlanSummary) -> list[str]:
+    width = max(len(name) for name in placed.devices)
     lines = []
-    for name, row in summary.devices.items():
-        capacity = summary.capacities[name]
+    for name, share in placed.devices.items():
+        capacity = summary.capacities.get(name)
         of = "" if capacity is None else f" of {megabytes(capacity)}"
-        alive = summary.peak_bytes.get(name)
+        alive = placed.peak_bytes.get(name)
         peak = "" if alive is None else f", {megabytes(alive)} at a time"
         lines.append(
-            f"{name:<{width}}  {row['operators']:>5} fused operators  "
-            f"{milliseconds(row['compute_ns']):>12}  {megabytes(row['memory_bytes']):>10}{of}{peak}"
+            f"{name:<{width}}  {share.operators:>5} fused operators  "
+            f"{milliseconds(share.compute_ns):>12}  {megabytes(share.memory_bytes):>10}{of}{peak}"
         )
     return lines
 
 
-def _computed(summary: Summary, devices: Sequence[str]) -> str:
+def _computed(placed: PlanSummary, devices: Sequence[str]) -> str:
     """A word of warning about a latency on some devices."""
-    return " (computed, not measured)" if set(devices) & set(summary.computed) else ""
+    return " (computed, not measured)" if set(devices) & set(placed.computed) else ""
 
 
-def _latency_lines(summary: Summary) -> list[str]:
-    status = f" ({summary.status})" if summary.objective == LATENCY else ""
+def _placed_lines(summary: Summary, placed: PlanSummary) -> list[str]:
+    status = f" ({placed.status})" if placed.objective == LATENCY else ""
     lines = [
+        *_device_lines(summary, placed),
         f"transfers   {summary.transfers} ({megabytes(summary.transfer_bytes)})",
-        f"latency     {milliseconds(summary.predicted_ns)} predicted"
-        f"{_computed(summary, summary.used)}, of which "
-        f"{milliseconds(summary.step_ns)} per step whatever runs",
-        f"schedule    {milliseconds(summary.latency_ns)} of operators and transfers{status}",
-        f"bound       {milliseconds(summary.lower_bound_ns)} proved, gap {100 * summary.gap:.2f} %",
+        f"latency     {milliseconds(placed.predicted_ns)} predicted"
+        f"{_computed(placed, placed.used)}, of which "
+        f"{milliseconds(placed.step_ns)} per step whatever runs",
+        f"schedule    {milliseconds(placed.latency_ns)} of operators and transfers{status}",
+        f"bound       {milliseconds(placed.lower_bound_ns)} proved, gap {100 * placed.gap:.2f} %",
     ]
-    if summary.single_device is None or summary.single_device_ns is None:
-        lines.append("best single device: none can run the model alone")
-    else:
-        ratio = summary.single_device_ns / max(1, summary.predicted_ns)
-        lines.append(
-            f"best single device {summary.single_device}: "
-            f"{milliseconds(summary.single_device_ns)}"
-            f"{_computed(summary, [summary.single_device])}, {ratio:.2f} x the predicted latency"
-        )
-    lines.extend(f"note        {message}" for message in summary.messages)
-    if len(summary.used) == 1:
-        lines.append(_one_device(summary, summary.used[0]))
-    if summary.report is not None:
-        lines.append(f"verified    {summary.report}")
-    lines.append(f"output      {summary.output}")
-    if not summary.servable:
-        lines.append(
-            "run it      with moirai_tf.connect(output, cluster); TensorFlow Serving cannot: it "
-            "has no session on other servers"
-        )
-    return lines
+    alone_ns = placed.single_device_predicted_ns
+    if placed.single_device is None or alone_ns is None:
+        return [*lines, "best single device: none can run the model alone"]
+    ratio = alone_ns / max(1, placed.predicted_ns)
+    return [
+        *lines,
+        f"best single device {placed.single_device}: {milliseconds(alone_ns)}"
+        f"{_computed(placed, [placed.single_device])}, {ratio:.2f} x the predicted latency",
+    ]

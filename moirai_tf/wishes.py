@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 from moirai_tf.cluster import Cluster
-from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.graph.graph import CLIENT_OPS
 from moirai_tf.placement import Problem
-from moirai_tf.placement.constraints import Limit, device_index
+from moirai_tf.placement.constraints import Limit, pinned
 
 
 def limits_of(
@@ -27,8 +25,8 @@ def limits_of(
     Raises:
       MoiraiError: a pin is not of that form, or names no device or no operator.
     """
-    pinned = [limit for pin in pins for limit in _pinned(coarse, problem, pin)]
-    return [*_natural(coarse, cluster), *pinned]
+    held = [limit for pin in pins for limit in _pinned(coarse, problem, pin)]
+    return [*_natural(coarse, cluster), *held]
 
 
 def _natural(coarse: CoarseGraph, cluster: Cluster) -> Iterator[Limit]:
@@ -51,25 +49,11 @@ def _natural(coarse: CoarseGraph, cluster: Cluster) -> Iterator[Limit]:
 
 
 def _pinned(coarse: CoarseGraph, problem: Problem, pin: str) -> Iterator[Limit]:
-    pattern, separator, name = pin.rpartition("=")
-    if not separator or not name or not pattern:
-        raise _bad_pin(pin, "it is not regex=device")
-    try:
-        regex = re.compile(pattern)
-    except re.error as error:
-        raise _bad_pin(pin, f"its regular expression is broken: {error}") from error
-    devices = frozenset({device_index(problem, name, f"pin {pin!r}")})
-    found = False
-    for index, fused in enumerate(coarse.operators):
-        for member in fused.members:
-            operator = coarse.fine.operators[member]
-            if regex.search(operator.name):
-                found = True
-                reason = f"pin {pin!r} holds {operator.name!r}{_inside(coarse, index, member)}"
-                yield Limit(index, devices, reason, f"pin {pin!r}")
-                break
-    if not found:
-        raise _bad_pin(pin, "it matches no operator")
+    fine = coarse.fine
+    names = [[fine.operators[m].name for m in fused.members] for fused in coarse.operators]
+    for index, name, devices in pinned(problem, pin, names):
+        reason = f"pin {pin!r} holds {name!r}{_inside(coarse, index, fine.index[name])}"
+        yield Limit(index, devices, reason, f"pin {pin!r}")
 
 
 def _inside(coarse: CoarseGraph, index: int, member: int) -> str:
@@ -83,11 +67,3 @@ def _inside(coarse: CoarseGraph, index: int, member: int) -> str:
         own = fine.operators[member].name == fused.name
         ties.append(f"is fused {'with others' if own else f'into {fused.name!r}'} ({fused.rule})")
     return f", which {' and '.join(ties)}" if ties else ""
-
-
-def _bad_pin(pin: str, what: str) -> MoiraiError:
-    return MoiraiError(
-        f"pin {pin!r}: {what}",
-        why="an operator that was meant to be pinned would be placed freely",
-        fix="write pin='regex=/device:CPU:1'; moirai_inspect lists the operators",
-    )

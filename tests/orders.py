@@ -17,7 +17,7 @@ from moirai_tf.model.output import publish
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.placement.problem import topological_order
 from moirai_tf.rewrite.directory import stage_placed, unplaced
-from moirai_tf.rewrite.order import Order, plan_order
+from moirai_tf.rewrite.kept_order import Order, plan_order
 from moirai_tf.rewrite.plan import Plan
 from tests.placements import CPUS, plan_of
 from tests.saved_models import graph_of

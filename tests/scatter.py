@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 
 from moirai_tf import Cluster, Device, Link, MoiraiItem, Pass, Pipeline, default_pipeline
+from moirai_tf.cost.coarse_problem import build_problem
 from moirai_tf.cost.predict import predict
-from moirai_tf.cost.problem import build_problem
 from moirai_tf.pipeline import need
 from moirai_tf.placement import Result, simulate
 from moirai_tf.rewrite.make_plan import make_plan
@@ -53,7 +53,7 @@ class Scatter(Pass):
         )
         plan = make_plan(
             need(item.graph), need(item.expansion), item.cluster, problem, schedule,
-            result_summary(problem, result, prediction, None, ()),
+            result_summary(problem, result, prediction, None, (), [0] * len(problem.devices)),
         )  # fmt: skip
         return replace(item, problem=problem, result=result, plan=plan)
 

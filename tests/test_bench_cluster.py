@@ -16,8 +16,8 @@ import pytest
 
 from moirai_tf import Cluster, MoiraiError, optimize, read_plan, remap
 from moirai_tf.bench import BenchOptions, BenchReport, bench
-from moirai_tf.rewrite.schedule_file import SCHEDULE_FILE, read_planned_schedule
-from moirai_tf.runtime.local_cluster import LocalCluster, local_cluster
+from moirai_tf.bench.local_cluster import LocalCluster, local_cluster
+from moirai_tf.rewrite.plan_file import SCHEDULE_FILE, read_planned_schedule
 from tests.scatter import logical_cluster
 from tests.zoo import ZOO
 
@@ -96,9 +96,9 @@ def case(
 def test_a_report_compares_with_the_best_single_device(case: Case) -> None:
     plan, report = read_plan(case.placed), case.report
     single, placed = report.rows
-    assert single.name == f"all on {plan.summary['single_device']}"
+    assert single.name == f"all on {plan.summary.single_device}"
     assert (placed.name, placed.baseline) == ("placed", single.name)
-    assert placed.predicted_ns == plan.summary["predicted_ns"]
+    assert placed.predicted_ns == plan.summary.predicted_ns
     assert len(placed.measured.samples_ns) == len(single.measured.samples_ns) == QUICK.repeats
     assert all(ns > 0 for row in report.rows for ns in row.measured.samples_ns)
     assert (report.measured_speedup("placed") or 0) > 0
@@ -136,7 +136,7 @@ def test_the_predicted_group_is_the_schedule_of_the_plan(case: Case) -> None:
     shown = {(e["name"], start_ns(e), finish_ns(e)) for e in slices}
     assert shown == {(o.name, o.start_ns, o.finish_ns) for o in schedule.operators}
     assert max(finish_ns(e) for e in slices) == schedule.makespan_ns
-    assert schedule.makespan_ns == read_plan(case.placed).summary["latency_ns"]
+    assert schedule.makespan_ns == read_plan(case.placed).summary.latency_ns
     assert len(case.slices("predicted", "transfer")) == len(schedule.transfers) > 0
     tracks = {e["tid"] for e in slices}
     assert len(tracks) == 2, "a device of a schedule runs one operator at a time"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from moirai_tf.bench.local_cluster import LocalCluster, local_cluster
 from moirai_tf.bench.measured import measured_step
 from moirai_tf.bench.models import opened, read_placed, read_signature
 from moirai_tf.bench.timeline import Timeline
 from moirai_tf.cost.inputs import generate_inputs
-from moirai_tf.runtime.local_cluster import LocalCluster, local_cluster
 from tests.placements import place
 
 ZooDir = Callable[[str], Path]

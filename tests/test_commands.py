@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from moirai_tf.cluster import write_cluster
-from moirai_tf.cost.files import read_table
+from moirai_tf.cost.table_files import read_table
 from moirai_tf.placement import check, read_problem, read_schedule
 from tests.scatter import logical_cluster
 
@@ -77,6 +77,9 @@ def test_help_explains_the_command(command: str) -> None:
     assert "--saved_model_dir" in done.stdout or "--placed_dir" in done.stdout
     if command not in ("verify", "bench", "report", "strip", "remap"):
         assert "--batch_size" in done.stdout
+    if command in ("strip", "remap"):
+        assert "--[no]overwrite" in done.stdout
+        assert "--order" not in done.stdout, "nothing is rewritten there"
 
 
 def test_place_solves_an_instance(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from moirai_tf.cluster import Cluster, Device, Link
 from moirai_tf.cost.layouts import alone, layouts
 from moirai_tf.errors import MoiraiError
+from moirai_tf.fusion.coarsen import coarsen
 from moirai_tf.graph.graph import CLIENT_OPS
 from tests.graphs import GraphBuilder
 
@@ -43,7 +44,7 @@ def resident(graph, placement, device):
 
 def test_whole_where_it_fits():
     graph = chain(3)
-    (layout,) = layouts(graph, cluster(None, 10**6), B)
+    (layout,) = layouts(coarsen(graph)[0], cluster(None, 10**6), B)
     assert layout.whole
     for operator in graph.operators:
         where = A if operator.op in CLIENT_OPS else B
@@ -53,7 +54,7 @@ def test_whole_where_it_fits():
 def test_in_pieces_where_it_does_not():
     # Five layers of 400 bytes; B holds four, and is given two at a time.
     graph = chain(5)
-    found = layouts(graph, cluster(None, 4 * LAYER_BYTES), B)
+    found = layouts(coarsen(graph)[0], cluster(None, 4 * LAYER_BYTES), B)
     shown = [[o.name for o in graph.operators if layout.placement[o.name] == B] for layout in found]
     assert shown == [["sum0", "sum1"], ["sum2", "sum3"], ["sum4"]]
     assert not any(layout.whole for layout in found)
@@ -70,19 +71,19 @@ def test_weights_are_where_they_are_read():
         tensor = builder.op("MatMul", f"product{i}", tensor, weight, shape=(10, 10))
     builder.fetch("y", tensor)
     graph = builder.build()
-    for layout in layouts(graph, cluster(None, 3000), B):
+    for layout in layouts(coarsen(graph)[0], cluster(None, 3000), B):
         for i in range(4):
             assert layout.placement[f"weight{i}"] == layout.placement[f"product{i}"]
 
 
 def test_an_operator_that_fits_nowhere():
     with pytest.raises(MoiraiError, match=r"need 400 bytes, '/device:CPU:1' has 399"):
-        layouts(chain(2), cluster(None, LAYER_BYTES - 1), B)
+        layouts(coarsen(chain(2))[0], cluster(None, LAYER_BYTES - 1), B)
 
 
 def test_no_room_for_the_rest():
     with pytest.raises(MoiraiError, match="no room for the model beside the piece"):
-        layouts(chain(6), cluster(2 * LAYER_BYTES, 3 * LAYER_BYTES), B)
+        layouts(coarsen(chain(6))[0], cluster(2 * LAYER_BYTES, 3 * LAYER_BYTES), B)
 
 
 def test_what_a_device_cannot_run_stays_with_the_client():
@@ -102,7 +103,7 @@ def test_what_a_device_cannot_run_stays_with_the_client():
 def test_pieces_cover_all_and_keep_every_limit(layers, room, other):
     graph = chain(layers)
     small = cluster(None, room * LAYER_BYTES, other * LAYER_BYTES)
-    found = layouts(graph, small, B)
+    found = layouts(coarsen(graph)[0], small, B)
     seen = {name for layout in found for name, device in layout.placement.items() if device == B}
     assert seen == {o.name for o in graph.operators if o.op not in CLIENT_OPS}
     for layout in found:

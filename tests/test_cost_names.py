@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moirai_tf.cost.names import KernelNames
+from moirai_tf.cost.step_stats import KernelNames
 from tests.graphs import GraphBuilder
 
 OPERATORS = (

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tensorflow.core.framework import node_def_pb2, types_pb2
 
 from moirai_tf.cluster import Cluster, Device, Link
+from moirai_tf.cost.coarse_problem import build_problem
 from moirai_tf.cost.fused import fused_costs
-from moirai_tf.cost.problem import build_problem
 from moirai_tf.cost.table import (
     CostTable,
     DeviceProfile,
@@ -157,7 +157,7 @@ def test_transfers_take_the_link_and_share_matrices():
 
 
 def test_measured_links_win():
-    links = (MeasuredLink(Link(CPU0, CPU1, 1000, 10**9), 0.01, ((256, 1256),)),)
+    links = (MeasuredLink(CPU0, CPU1, 1000, 10**9, 0.01, ((256, 1256),)),)
     problem = build_problem(COARSE, CLUSTER, replace(table(), links=links))
     assert problem.tensors[0].time_ns[0] == (0, 1080, 87)
     assert problem.tensors[0].time_ns[1] == (86, 0, 89)

@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 
 from moirai_tf.cluster import read_cluster
-from moirai_tf.cost.files import write_table
+from moirai_tf.cost.coarse_problem import build_problem
 from moirai_tf.cost.options import ProfileOptions
-from moirai_tf.cost.problem import build_problem
 from moirai_tf.cost.profile import profile
+from moirai_tf.cost.table_files import write_table
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarsen import coarsen
 from moirai_tf.placement.validation import violations
@@ -40,7 +40,7 @@ def graph(model):
 
 
 def test_equal_hardware_is_measured_once_and_takes_its_declared_speed(model, graph):
-    table = profile(model, graph, read_cluster(CONFIGS / "four_local_cpus.yaml"), QUICK)
+    table = profile(model, coarsen(graph)[0], read_cluster(CONFIGS / "four_local_cpus.yaml"), QUICK)
     assert [p.source for p in table.devices] == ["measure"] * 4
     assert len({p.measurement for p in table.devices}) == 1
     for cost in table.operators.values():
@@ -53,7 +53,7 @@ def test_equal_hardware_is_measured_once_and_takes_its_declared_speed(model, gra
 
 def test_auto_measures_here_and_computes_elsewhere(model, graph):
     cluster = read_cluster(CONFIGS / "cpu_gpu.yaml")
-    table = profile(model, graph, cluster, QUICK)
+    table = profile(model, coarsen(graph)[0], cluster, QUICK)
     assert [p.source for p in table.devices] == ["measure", "analytical"]
     assert table.devices[1].measurement is None
     coarse, _ = coarsen(graph)
@@ -67,15 +67,15 @@ def test_auto_measures_here_and_computes_elsewhere(model, graph):
 def test_analytical_runs_nothing(model, graph):
     cluster = read_cluster(CONFIGS / "four_gpus_one_server.yaml")
     elsewhere = replace(model, path=Path("no/such/directory"))
-    table = profile(elsewhere, graph, cluster, replace(QUICK, source="analytical"))
+    table = profile(elsewhere, coarsen(graph)[0], cluster, replace(QUICK, source="analytical"))
     assert {p.source for p in table.devices} == {"analytical"}
-    again = profile(elsewhere, graph, cluster, replace(QUICK, source="analytical"))
+    again = profile(elsewhere, coarsen(graph)[0], cluster, replace(QUICK, source="analytical"))
     assert again == table
 
 
 def test_slower_gpus_cost_more(model, graph):
     cluster = read_cluster(CONFIGS / "four_gpus_one_server.yaml")
-    table = profile(model, graph, cluster, replace(QUICK, source="analytical"))
+    table = profile(model, coarsen(graph)[0], cluster, replace(QUICK, source="analytical"))
     product = next(o.name for o in graph.operators if o.op == "MatMul")
     _, v100, p100, t4, p4 = table.operators[product].time_ns
     assert v100 < p100 < p4
@@ -86,7 +86,7 @@ def test_declared_speed_scales_computed_costs(model, graph):
     cluster = read_cluster(CONFIGS / "cpu_gpu.yaml")
     slow = replace(cluster, devices=tuple(replace(device, speed=0.5) for device in cluster.devices))
     options = replace(QUICK, source="analytical")
-    normal, halved = (profile(model, graph, c, options) for c in (cluster, slow))
+    normal, halved = (profile(model, coarsen(graph)[0], c, options) for c in (cluster, slow))
     for name, cost in normal.operators.items():
         assert halved.operators[name].time_ns == tuple(
             None if time is None else 2 * time for time in cost.time_ns
@@ -95,25 +95,27 @@ def test_declared_speed_scales_computed_costs(model, graph):
 
 def test_a_table_is_reused(model, graph, tmp_path):
     cluster = read_cluster(CONFIGS / "two_local_cpus.yaml")
-    table = profile(model, graph, cluster, QUICK)
+    table = profile(model, coarsen(graph)[0], cluster, QUICK)
     write_table(table, tmp_path / "costs.json")
     for source in ("auto", "file"):
         options = ProfileOptions(source=source, costs=str(tmp_path / "costs.json"))
-        assert profile(model, graph, cluster, options) == table
+        assert profile(model, coarsen(graph)[0], cluster, options) == table
     with pytest.raises(MoiraiError, match="the cost table does not fit"):
-        profile(model, imported(model, batch_size=8), cluster, options)
+        profile(model, coarsen(imported(model, batch_size=8))[0], cluster, options)
 
 
 def test_a_table_is_refreshed_for_what_changed(model, graph, tmp_path):
     cluster = read_cluster(CONFIGS / "two_local_cpus.yaml")
     first, second = cluster.devices
     costs = str(tmp_path / "costs.json")
-    before = profile(model, graph, cluster, QUICK)
+    before = profile(model, coarsen(graph)[0], cluster, QUICK)
     write_table(before, costs)
     slower = replace(cluster, devices=(first, replace(second, speed=second.speed / 4)))
     with pytest.raises(MoiraiError, match=r"described differently(.|\n)*--refresh=changed"):
-        profile(model, graph, slower, replace(QUICK, costs=costs))
-    after = profile(model, graph, slower, replace(QUICK, costs=costs, refresh=("changed",)))
+        profile(model, coarsen(graph)[0], slower, replace(QUICK, costs=costs))
+    after = profile(
+        model, coarsen(graph)[0], slower, replace(QUICK, costs=costs, refresh=("changed",))
+    )
     assert after.devices[0] == before.devices[0]
     assert after.devices[1].device == slower.devices[1]
     for name, cost in after.operators.items():
@@ -123,15 +125,17 @@ def test_a_table_is_refreshed_for_what_changed(model, graph, tmp_path):
 def test_user_inputs(model, graph, tmp_path):
     cluster = read_cluster(CONFIGS / "two_local_cpus.yaml")
     np.savez(tmp_path / "inputs.npz", x=np.ones([4, 64], np.float32))
-    profile(model, graph, cluster, replace(QUICK, inputs=str(tmp_path / "inputs.npz")))
+    profile(model, coarsen(graph)[0], cluster, replace(QUICK, inputs=str(tmp_path / "inputs.npz")))
     np.savez(tmp_path / "inputs.npz", x=np.ones([5, 64], np.float32))
     with pytest.raises(MoiraiError, match=r"'x' has the shape \[5, 64\]"):
-        profile(model, graph, cluster, replace(QUICK, inputs=str(tmp_path / "inputs.npz")))
+        profile(
+            model, coarsen(graph)[0], cluster, replace(QUICK, inputs=str(tmp_path / "inputs.npz"))
+        )
 
 
 def test_measured_links_are_kept(model, graph):
     cluster = read_cluster(CONFIGS / "two_local_cpus.yaml")
-    table = profile(model, graph, cluster, replace(QUICK, links="measure"))
+    table = profile(model, coarsen(graph)[0], cluster, replace(QUICK, links="measure"))
     assert {(known.link.source, known.link.target) for known in table.links} == {
         (link.source, link.target) for link in cluster.links
     }
@@ -155,5 +159,5 @@ def test_measured_links_are_kept(model, graph):
 def test_options_that_cannot_be_met(model, graph, options, rule):
     cluster = read_cluster(CONFIGS / "cpu_gpu.yaml")
     with pytest.raises(MoiraiError) as caught:
-        profile(model, graph, cluster, ProfileOptions(**options))
+        profile(model, coarsen(graph)[0], cluster, ProfileOptions(**options))
     assert caught.value.rule == rule

@@ -9,9 +9,6 @@ import pytest
 import tensorflow as tf
 
 from moirai_tf.cluster import Cluster, Device, Link
-from moirai_tf.cost import files
-from moirai_tf.cost.files import read_table, write_table
-from moirai_tf.cost.merge import merged
 from moirai_tf.cost.table import (
     CostTable,
     DeviceProfile,
@@ -24,6 +21,7 @@ from moirai_tf.cost.table import (
     described_inputs,
     fingerprint,
 )
+from moirai_tf.cost.table_files import SCHEMA, VERSION, merged, read_table, write_table
 from moirai_tf.errors import MoiraiError
 from tests.graphs import GraphBuilder
 
@@ -55,7 +53,7 @@ def table() -> CostTable:
             DeviceProfile(GPU, "analytical"),
         ),
         operators=by_operator(graph, [[(0, 0), (70, 0), (0, 0)], [(0, 0), (None, 0), (0, 0)]]),
-        links=(MeasuredLink(Link(CPU.name, GPU.name, 5, 10**10), 0.02, ((256, 9), (4096, 20))),),
+        links=(MeasuredLink(CPU.name, GPU.name, 5, 10**10, 0.02, ((256, 9), (4096, 20))),),
         step=StepCost(700, {GPU.name: 30}),
         handling={CPU.name: Handling(50, 300, 90, 600)},
         slowdown={CPU.name: 1.05},
@@ -218,4 +216,4 @@ def test_handling_grows_with_the_tensor():
 def test_schema_is_recorded(table, tmp_path):
     write_table(table, tmp_path / "costs.json")
     data = json.loads((tmp_path / "costs.json").read_text())
-    assert (data["schema"], data["version"]) == (files.SCHEMA, files.VERSION)
+    assert (data["schema"], data["version"]) == (SCHEMA, VERSION)

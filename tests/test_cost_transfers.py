@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moirai_tf.cluster import read_cluster
-from moirai_tf.cost.transfers import fit, measured_links
+from moirai_tf.cost.link_times import fit, measured_links
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SIZES = (1000, 10_000, 100_000, 1_000_000, 4_000_000)

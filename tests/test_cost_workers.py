@@ -11,18 +11,17 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
+from moirai_tf.bench.local_cluster import local_cluster
 from moirai_tf.cluster import read_cluster
-from moirai_tf.cost.files import read_table, write_table
-from moirai_tf.cost.names import KernelNames
 from moirai_tf.cost.options import ProfileOptions
 from moirai_tf.cost.profile import profile
-from moirai_tf.cost.step_stats import device_steps, shared_ns
-from moirai_tf.cost.text import table_text
+from moirai_tf.cost.step_stats import KernelNames, device_steps, shared_ns
+from moirai_tf.cost.table_files import read_table, table_text, write_table
 from moirai_tf.cost.xplane import UNKNOWN
 from moirai_tf.errors import MoiraiError
+from moirai_tf.fusion.coarsen import coarsen
 from moirai_tf.graph.prune import prune
-from moirai_tf.runtime.facts import worker_facts
-from moirai_tf.runtime.local_cluster import local_cluster
+from moirai_tf.runtime.identity import worker_facts
 from moirai_tf.runtime.session import open_session
 from tests.cost_cases import imported, saved, spec
 
@@ -62,7 +61,7 @@ def graph(model):
 
 @pytest.fixture(scope="module")
 def table(model, graph, workers):
-    return profile(model, graph, workers.cluster, QUICK)
+    return profile(model, coarsen(graph)[0], workers.cluster, QUICK)
 
 
 def test_every_device_is_measured_by_itself(table, graph, workers):
@@ -118,7 +117,7 @@ def test_a_model_that_does_not_fit_is_timed_in_pieces(model, graph, workers):
     # The largest weights are 4 MB; a device with 5 MB cannot hold all three at once.
     first, second = workers.cluster.devices
     small = replace(workers.cluster, devices=(first, replace(second, memory_bytes=5_000_000)))
-    table = profile(model, graph, small, QUICK)
+    table = profile(model, coarsen(graph)[0], small, QUICK)
     assert table.devices[1].measurement.pieces > 1
     assert table.slowdown == {}
     for operator in graph.operators:
@@ -167,11 +166,13 @@ def test_a_dying_worker_is_named(model, graph):
     with local_cluster([1.0, 1.0]) as doomed:
         doomed.kill(1)
         with pytest.raises(MoiraiError, match="worker /job:worker/replica:0/task:1 at localhost"):
-            profile(model, graph, doomed.cluster, QUICK)
+            profile(model, coarsen(graph)[0], doomed.cluster, QUICK)
 
 
 def test_analytical_costs_need_no_worker(model, graph):
     cluster = Path(__file__).parents[1] / "configs" / "two_servers_two_gpus.yaml"
-    table = profile(model, graph, read_cluster(cluster), replace(QUICK, source="analytical"))
+    table = profile(
+        model, coarsen(graph)[0], read_cluster(cluster), replace(QUICK, source="analytical")
+    )
     assert {p.source for p in table.devices} == {"analytical"}
     assert table.links == ()

@@ -64,9 +64,10 @@ def test_optimize_places_a_branching_model(zoo_dir: ZooDir, tmp_path: Path) -> N
     )
     assert summary.report is not None
     assert summary.report.ok
-    assert summary.lower_bound_ns <= summary.latency_ns
-    assert summary.single_device_ns is not None
-    assert summary.latency_ns <= summary.single_device_ns
+    assert summary.placed is not None
+    assert summary.placed.lower_bound_ns <= summary.placed.latency_ns
+    assert summary.placed.single_device_ns is not None
+    assert summary.placed.latency_ns <= summary.placed.single_device_ns
     assert "fused operators" in str(summary)
 
 
@@ -117,7 +118,7 @@ def test_one_device_beside_the_client_is_said_as_the_table_shows_it(
         pin=(f"MatMul={other}",), verify=False,
     )  # fmt: skip
     assert summary.used == (other,)
-    count = summary.devices[client]["operators"]
+    count = summary.placed.devices[client].operators
     assert count >= 2
     text = str(summary)
     assert f"all work is on {other}; feeds, fetches and what takes no time: {count} on" in text

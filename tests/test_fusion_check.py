@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from moirai_tf.fusion.check import violations
 from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, FusedOperator, Kernel
 from moirai_tf.fusion.coarsen import coarsen
 from moirai_tf.graph.graph import TensorRef
+from tests.coarse_graph_check import violations
 from tests.graphs import GraphBuilder
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from moirai_tf.errors import MoiraiError
-from moirai_tf.fusion.check import violations
 from moirai_tf.fusion.coarse import CoarseGraph, FusedOperator
 from moirai_tf.fusion.coarsen import coarsen, near_misses
 from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.graph import Graph, TensorRef
+from tests.coarse_graph_check import violations
 from tests.graphs import GraphBuilder, branching_network, names
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from moirai_tf.fusion.check import violations
 from moirai_tf.fusion.coarsen import coarsen
 from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.graph import TensorRef
+from tests.coarse_graph_check import violations
 from tests.graphs import GraphBuilder, names
 
 IMAGE = (2, 4, 4, 8)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moirai_tf.fusion.check import violations
 from moirai_tf.fusion.coarsen import coarsen, near_misses
 from moirai_tf.fusion.merge import Merger
 from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.graph import Graph, TensorRef
+from tests.coarse_graph_check import violations
 from tests.graphs import BOTH, GraphBuilder
 
 _DATA_OPS = (

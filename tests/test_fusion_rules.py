@@ -9,8 +9,8 @@ import pytest
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.analysis import analyse
 from moirai_tf.fusion.coarsen import coarsen, near_misses
-from moirai_tf.fusion.match import match
 from moirai_tf.fusion.options import FuseOptions
+from moirai_tf.fusion.pattern import match
 from moirai_tf.fusion.rules import RULE_SETS, rules_for
 from moirai_tf.graph.graph import Graph, TensorRef
 from tests.graphs import GraphBuilder, names

@@ -10,10 +10,9 @@ from tensorflow.core.protobuf import config_pb2
 from moirai_tf.bench.measured import measured_step
 from moirai_tf.cluster import Link
 from moirai_tf.cost.gpu_steps import gpu_times, with_rests
-from moirai_tf.cost.layouts import Layout
+from moirai_tf.cost.layouts import Layout, TracedLayout
 from moirai_tf.cost.step_stats import Allocated, device_steps
 from moirai_tf.cost.table import Measurement
-from moirai_tf.cost.traced import TracedLayout
 from moirai_tf.cost.xplane import UNKNOWN
 from moirai_tf.errors import MoiraiError
 from moirai_tf.runtime.gpu_records import gpu_copies, gpu_kernels, is_record

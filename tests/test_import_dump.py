@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moirai_tf.graph.dump import dump_graph
+from moirai_tf.graph.graph import dump_graph
 from tests.golden.__main__ import FOLDER, render
 from tests.saved_models import graph_of, zoo_options
 from tests.zoo import SMALL

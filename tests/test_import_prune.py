@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from moirai_tf.graph.dump import dump_graph
-from moirai_tf.graph.graph import Graph
+from moirai_tf.graph.graph import Graph, dump_graph
 from moirai_tf.graph.prune import prune
 from tests.saved_models import edited, graph_of, ops_of, save_function, save_graph, zoo_options
 from tests.zoo import SMALL

@@ -251,7 +251,7 @@ def test_workers_without_the_library_are_told(model: Path, library: Path, tmp_pa
     script = """
 import sys, moirai_tf
 from moirai_tf.model.op_libraries import load_op_libraries
-from moirai_tf.runtime.local_cluster import local_cluster
+from moirai_tf.bench.local_cluster import local_cluster
 source, library, output = sys.argv[1:]
 with local_cluster([1.0, 1.0]) as workers:
     load_op_libraries([library])

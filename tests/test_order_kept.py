@@ -14,12 +14,12 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
 from moirai_tf.model.load import load_in_session
-from moirai_tf.rewrite.order import Order, Wait
+from moirai_tf.rewrite.kept_order import Order, Wait
 from moirai_tf.rewrite.plan import Plan, Precedence
 from moirai_tf.rewrite.plan_file import read_plan
 from moirai_tf.verify.names import session_names
-from moirai_tf.verify.order_proof import Kernels, prove_order
 from moirai_tf.verify.partition import PartitionedGraph
+from moirai_tf.verify.placement_proof import Kernels, prove_order
 from moirai_tf.verify.run import tensors
 from tests.orders import coarse_of, order_of, random_rows, write_ordered
 from tests.saved_models import edited, node_of, proto_of, zoo_options

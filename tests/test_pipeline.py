@@ -13,7 +13,8 @@ import moirai_tf
 from moirai_tf import MoiraiError, MoiraiItem, Pass, Pipeline
 from moirai_tf.options import options_of
 from moirai_tf.passes import PASSES
-from tests.scatter import Scatter, logical_cluster
+from tests.scatter import Scatter, logical_cluster, scatter_pipeline
+from tests.zoo import ZOO
 
 ZooDir = Callable[[str], Path]
 
@@ -129,3 +130,29 @@ def test_an_output_that_exists_is_refused_before_any_work(zoo_dir: ZooDir, tmp_p
         )
     assert seen == []
     assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_part_of_a_pipeline_gives_what_there_is(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    model, pipeline = zoo_dir("lstm"), moirai_tf.default_pipeline(batch_size=2)
+    imported = moirai_tf.optimize(
+        model, cluster=logical_cluster(2), pipeline=pipeline.until("import")
+    )
+    assert imported.operators
+    assert imported.fused_operators is None
+    fused = moirai_tf.optimize(model, cluster=logical_cluster(2), pipeline=pipeline.until("fuse"))
+    assert fused.fused_operators
+    assert fused.operators
+    assert fused.fused_operators < fused.operators <= imported.operators
+    assert (fused.placed, fused.output, fused.report, fused.used) == (None, None, None, ())
+    assert str(fused).splitlines()[1:] == [
+        f"operators   {fused.operators} -> {fused.fused_operators} after fusion"
+    ]
+
+
+def test_a_pipeline_that_does_not_publish_leaves_nothing(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    pipeline = scatter_pipeline(ZOO["lstm"], tmp_path / "out", 2).until("rewrite")
+    summary = moirai_tf.optimize(zoo_dir("lstm"), cluster=logical_cluster(2), pipeline=pipeline)
+    assert summary.placed is not None
+    assert summary.output is None
+    assert "\nschedule " in str(summary)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]

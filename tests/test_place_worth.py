@@ -56,21 +56,21 @@ def test_side_by_side_is_worth_a_small_step(item):
     placed = placed_with(item, StepCost(1000, {SECOND: 1000}))
     assert used(placed) == {FIRST, SECOND}
     summary = placed.plan.summary
-    assert summary["step_ns"] == 2000
-    assert summary["predicted_ns"] == summary["latency_ns"] + 2000
-    assert summary["single_device_predicted_ns"] == summary["single_device_ns"] + 1000
+    assert summary.step_ns == 2000
+    assert summary.predicted_ns == summary.latency_ns + 2000
+    assert summary.single_device_predicted_ns == summary.single_device_ns + 1000
 
 
 def test_one_device_where_a_step_with_two_costs_too_much(item):
-    gain_ns = placed_with(item, StepCost()).plan.summary["single_device_ns"]
+    gain_ns = placed_with(item, StepCost()).plan.summary.single_device_ns
     placed = placed_with(item, StepCost(1000, {SECOND: gain_ns}))
     assert used(placed) == {FIRST}
     summary = placed.plan.summary
-    assert summary["latency_ns"] == summary["single_device_ns"]
-    assert summary["predicted_ns"] == summary["single_device_predicted_ns"]
+    assert summary.latency_ns == summary.single_device_ns
+    assert summary.predicted_ns == summary.single_device_predicted_ns
     assert placed.result.messages[0].startswith("one device is best: with several a step is pred")
-    assert summary["lower_bound_ns"] < summary["latency_ns"]
-    assert summary["status"] == "feasible"
+    assert summary.lower_bound_ns < summary.latency_ns
+    assert summary.status == "feasible"
 
 
 def test_a_gain_below_what_can_be_measured_is_none(item):
@@ -90,7 +90,7 @@ def test_computed_costs_need_a_larger_gain(item):
     least_ns = round(COMPUTED_LEAST_GAIN * free["single_device_ns"])
     enough = placed_with(item, StepCost(1, {SECOND: gain_ns - least_ns - 10}), "analytical")
     assert used(enough) == {FIRST, SECOND}
-    assert enough.plan.summary["computed"] == [FIRST, SECOND]
+    assert enough.plan.summary.computed == (FIRST, SECOND)
     step = StepCost(1, {SECOND: gain_ns - least_ns + 10})
     assert used(placed_with(item, step)) == {FIRST, SECOND}
     little = placed_with(item, step, "analytical")
@@ -108,5 +108,5 @@ def test_the_promise_is_that_of_the_order(model, tmp_path, order, played):
     assert "predicted (computed, not measured), of which" in text
     assert "ms (computed, not measured), " in text.partition("best single device")[2]
     summary = read_plan(tmp_path / "placed").summary
-    assert summary["predicted_ns"] == summary[played] + summary["step_ns"]
-    assert ("order" in summary) == (order == "planned")
+    assert summary.predicted_ns == getattr(summary, played) + summary.step_ns
+    assert (summary.order is not None) == (order == "planned")

@@ -151,7 +151,7 @@ def test_missing_instance_field_is_named(key: str) -> None:
         (["congestion"], "link", "congestion: 'link', but the problem has 'port'"),
         (["status"], "great", "status: 'great' is neither optimal nor feasible"),
         (["ops"], {}, "ops: missing: a, b"),
-        (["ops", "z"], {}, "there is no operator 'z'"),
+        (["ops", "z"], {"device": "d0", "start": 0, "finish": 1}, "there is no operator 'z'"),
         (["ops", "a", "device"], "gpu", "ops['a'].device: there is no device 'gpu'"),
         (["ops", "a", "start"], "0", "ops['a'].start: '0' is not a whole number"),
         (["transfers", 0, "tensor"], 4, "transfers[0].tensor: there is no tensor 4"),

@@ -133,10 +133,10 @@ def test_pin_moves_the_whole_group() -> None:
 @pytest.mark.parametrize(
     ("wish", "sentence"),
     [
-        ({"pins": ["z=d0"]}, "'z=d0' matches no operator"),
+        ({"pins": ["z=d0"]}, "'z=d0': it matches no operator"),
         ({"pins": ["a=gpu"]}, "there is no device 'gpu'"),
-        ({"pins": ["a"]}, "'a' has no '='"),
-        ({"pins": ["(=d0"]}, "is not a regular expression"),
+        ({"pins": ["a"]}, "pin 'a': it is not regex=device"),
+        ({"pins": ["(=d0"]}, "pin '(=d0': its regular expression is broken"),
         ({"pins": ["c=d0"]}, "left for c: 'c' can run only on d1; pin 'c=d0' holds 'c'"),
         (
             {"pins": ["a=d0", "a=d1"]},

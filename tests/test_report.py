@@ -20,8 +20,12 @@ from moirai_tf.graph.graph import Graph, TensorRef
 from moirai_tf.report import content_of, page_of, write_report
 from moirai_tf.report.content import short_names
 from moirai_tf.report.critical import Step, critical_path
-from moirai_tf.rewrite.plan_file import read_plan
-from moirai_tf.rewrite.schedule_file import PlannedSchedule, ScheduledOperator, ScheduledTransfer
+from moirai_tf.rewrite.plan_file import (
+    PlannedSchedule,
+    ScheduledOperator,
+    ScheduledTransfer,
+    read_plan,
+)
 from tests.scatter import logical_cluster, scatter_pipeline
 from tests.zoo import ZOO
 
@@ -108,7 +112,7 @@ def test_a_report_says_what_the_plan_says(placed: Path, tmp_path: Path) -> None:
     for one, other in zip(content.path, content.path[1:], strict=False):
         assert one.finish_ns == other.start_ns
     assert {d.name: d.operators for d in content.devices} == {
-        name: row["operators"] for name, row in plan.summary["devices"].items()
+        name: row.operators for name, row in plan.summary.devices.items()
     }
     for device in content.devices:
         # Nothing is freed twice, and at the end only weights and results are held.
@@ -117,7 +121,7 @@ def test_a_report_says_what_the_plan_says(placed: Path, tmp_path: Path) -> None:
     write_report(content, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert content.verdict in page
-    assert f"{plan.summary['predicted_ns'] / 1e6:.3f} ms" in page
+    assert f"{plan.summary.predicted_ns / 1e6:.3f} ms" in page
     assert not re.search(r'(src|href)="', page.split("</script>", 1)[1])
 
 

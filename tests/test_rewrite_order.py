@@ -25,9 +25,9 @@ from moirai_tf.pipeline import need
 from moirai_tf.rewrite.apply import apply_placement
 from moirai_tf.rewrite.diff import disordered, misplaced, unplanned_changes
 from moirai_tf.rewrite.directory import remap, strip
+from moirai_tf.rewrite.kept_order import reduced
 from moirai_tf.rewrite.plan import NodeEdit, OrderEdit, Plan, Precedence, RelayEdit
 from moirai_tf.rewrite.plan_file import PLAN_FILE, read_plan
-from moirai_tf.rewrite.reduce import reduced
 from moirai_tf.rewrite.undo import rename_devices, revert
 from tests.orders import coarse_of, depends, order_of, random_rows, waits_in, write_ordered
 from tests.placements import CPUS, plan_of
@@ -505,7 +505,7 @@ def test_an_order_between_devices_is_none(ordered: tuple[Path, Path]) -> None:
 def test_the_plan_file_holds_the_order(ordered: tuple[Path, Path]) -> None:
     file = ordered[1] / PLAN_FILE
     values = json.loads(file.read_text())
-    assert values["schema"] == 3
+    assert values["schema"] == 4
     plan = read_plan(ordered[1])
     assert plan.order
     assert isinstance(plan.edits.order[0], OrderEdit)
@@ -546,9 +546,9 @@ def test_auto_writes_the_order_where_several_devices_work(
         for order in ("auto", "planned", "runtime")
     }
     assert plans["runtime"].edits.order == ()
-    assert "order" not in plans["runtime"].summary
+    assert plans["runtime"].summary.order is None
     assert plans["planned"].edits.order
-    assert plans["planned"].summary["order"]["edges"] == len(plans["planned"].order)
+    assert plans["planned"].summary.order.edges == len(plans["planned"].order)
     same = plans["planned" if devices > 1 else "runtime"]
     assert (plans["auto"].order, plans["auto"].edits) == (same.order, same.edits)
     assert plans["planned"].options["place"] == plans["runtime"].options["place"]

@@ -13,13 +13,13 @@ import tensorflow as tf
 from tensorflow.python.saved_model import loader_impl
 
 from moirai_tf import MoiraiError
+from moirai_tf.bench.local_cluster import LocalCluster, local_cluster
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.rewrite.diff import unplanned_changes
 from moirai_tf.rewrite.directory import remap, strip
 from moirai_tf.rewrite.plan_file import read_plan
 from moirai_tf.rewrite.restored import read_variables, restored
-from moirai_tf.runtime.local_cluster import LocalCluster, local_cluster
 from moirai_tf.runtime.session import ClusterSession, open_session
 from tests.placements import place
 from tests.saved_models import digest, edited, graph_of, proto_of, save_function

@@ -9,7 +9,7 @@ import pytest
 
 import moirai_tf
 from moirai_tf import MoiraiError
-from moirai_tf.rewrite.schedule_file import SCHEDULE_FILE, read_planned_schedule
+from moirai_tf.rewrite.plan_file import SCHEDULE_FILE, read_planned_schedule
 from tests.placements import place
 from tests.scatter import logical_cluster
 
@@ -30,9 +30,9 @@ def placed(zoo_dir: ZooDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_schedule_is_that_of_the_plan(placed: Path) -> None:
     plan, schedule = moirai_tf.read_plan(placed), read_planned_schedule(placed)
-    assert schedule.makespan_ns == plan.summary["latency_ns"]
+    assert schedule.makespan_ns == plan.summary.latency_ns
     assert schedule.makespan_ns == max(o.finish_ns for o in schedule.operators)
-    counts = {name: row["operators"] for name, row in plan.summary["devices"].items()}
+    counts = {name: row.operators for name, row in plan.summary.devices.items()}
     assert counts == {
         name: sum(o.device == name for o in schedule.operators) for name in (ONE, TWO)
     }

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 import moirai_tf
 from laboratory.emulated_gpu import environment
+from moirai_tf.bench.local_cluster import LocalCluster, local_cluster
 from moirai_tf.cluster import read_cluster
 from moirai_tf.errors import MoiraiError
 from moirai_tf.rewrite.plan import Plan, PlanDevice
@@ -26,7 +27,6 @@ from moirai_tf.runtime.devices import (
     local_devices,
     server_devices,
 )
-from moirai_tf.runtime.local_cluster import LocalCluster, local_cluster
 from tests.placements import CPUS, place
 
 ZooDir = Callable[[str], Path]

@@ -19,13 +19,19 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+from moirai_tf.bench import local_cluster as module
+from moirai_tf.bench.guard import remove_groups
+from moirai_tf.bench.local_cluster import LocalCluster, local_cluster
+from moirai_tf.bench.worker_limits import (
+    Controller,
+    choose_cores,
+    find_controllers,
+    make_group,
+    pack,
+    remove_stale,
+)
 from moirai_tf.cluster import read_cluster
 from moirai_tf.errors import MoiraiError
-from moirai_tf.runtime import local_cluster as module
-from moirai_tf.runtime.cgroups import Controller, find_controllers, make_group, remove_stale
-from moirai_tf.runtime.cores import choose_cores, pack
-from moirai_tf.runtime.guard import remove_groups
-from moirai_tf.runtime.local_cluster import LocalCluster, local_cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 DEVICES = [f"/job:worker/replica:0/task:{task}/device:CPU:0" for task in (0, 1)]
@@ -33,7 +39,7 @@ TIMEOUT_S = 60.0
 
 USER = """
 import json, sys
-from moirai_tf.runtime.local_cluster import local_cluster
+from moirai_tf.bench.local_cluster import local_cluster
 with local_cluster(json.loads(sys.argv[1])) as workers:
     print(json.dumps(workers.pids), flush=True)
     sys.stdin.read()

@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 
 from moirai_tf import Cluster, MoiraiError, optimize
+from moirai_tf.bench.local_cluster import LocalCluster, local_cluster
 from moirai_tf.rewrite.plan_file import PLAN_FILE, plan_to_json, read_plan
-from moirai_tf.runtime.local_cluster import LocalCluster, local_cluster
 from moirai_tf.verify import VerifyOptions, VerifyReport, inspect_placed, verify
 from tests.placements import place
 from tests.saved_models import digest, edited, save_function

@@ -17,9 +17,9 @@ from moirai_tf.options import Option, options_of
 T = TypeVar("T")
 
 
-def define(*classes: type, skip: tuple[str, ...] = ()) -> None:
+def define(*classes: type) -> None:
     """Defines one flag for every option field of the given dataclasses."""
-    seen = set(skip)
+    seen: set[str] = set()
     for cls in classes:
         for known in options_of(cls):
             if known.name not in seen:
@@ -27,10 +27,9 @@ def define(*classes: type, skip: tuple[str, ...] = ()) -> None:
             seen.add(known.name)
 
 
-def build(cls: type[T], **more: Any) -> T:
-    """An instance of a dataclass whose option fields come from the flags; `more` wins."""
-    values = {known.name: _value(known) for known in options_of(cls) if known.name not in more}
-    return cls(**values, **more)
+def build(cls: type[T]) -> T:
+    """An instance of a dataclass whose option fields come from the flags."""
+    return cls(**{known.name: _value(known) for known in options_of(cls)})
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -26,11 +26,11 @@ from pathlib import Path
 
 from absl import flags
 
+from moirai_tf.bench.local_cluster import LocalCluster, local_cluster
 from moirai_tf.cluster import cluster_to_yaml, units
 from moirai_tf.errors import MoiraiError
 from moirai_tf.machine import this_machine
 from moirai_tf.model.options import OpLibraryOptions
-from moirai_tf.runtime.local_cluster import LocalCluster, local_cluster
 
 from . import _flags
 

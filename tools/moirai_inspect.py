@@ -14,8 +14,8 @@ from pathlib import Path
 from absl import flags
 
 from moirai_tf.errors import MoiraiError
-from moirai_tf.fusion.dump import dump_coarse
-from moirai_tf.graph.dump import dump_graph
+from moirai_tf.fusion.coarse import dump_coarse
+from moirai_tf.graph.graph import dump_graph
 from moirai_tf.inspection import explain
 from moirai_tf.machine import this_machine
 from moirai_tf.passes import Fuse, Import, Prune

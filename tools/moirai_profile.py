@@ -14,12 +14,10 @@ from pathlib import Path
 from absl import flags
 
 from moirai_tf.cluster import read_cluster
-from moirai_tf.cost.files import read_table, write_table
-from moirai_tf.cost.merge import merged
 from moirai_tf.cost.table import CostTable
-from moirai_tf.cost.text import table_text
+from moirai_tf.cost.table_files import merged, read_table, table_text, write_table
 from moirai_tf.machine import this_machine
-from moirai_tf.passes import Import, Profile, Prune
+from moirai_tf.passes import Fuse, Import, Profile, Prune
 from moirai_tf.pipeline import MoiraiItem, Pipeline, need
 
 from . import _flags
@@ -38,7 +36,7 @@ flags.register_validator(
     lambda value: bool(value) != bool(_MERGE.value),
     message="give a model, or else tables to --merge",
 )
-_flags.define(Import, Profile)
+_flags.define(Import, Fuse, Profile)
 
 
 def main() -> None:
@@ -51,7 +49,8 @@ def main() -> None:
 
 def _profiled() -> CostTable:
     cluster = read_cluster(_CLUSTER.value) if _CLUSTER.value else this_machine()
-    pipeline = Pipeline((_flags.build(Import), Prune(), _flags.build(Profile)))
+    passes = (_flags.build(Import), Prune(), _flags.build(Fuse), _flags.build(Profile))
+    pipeline = Pipeline(passes)
     return need(pipeline.run(MoiraiItem(Path(_SAVED_MODEL_DIR.value), cluster)).costs)
 
 

@@ -12,7 +12,6 @@ from absl import flags
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.options import OpLibraryOptions
-from moirai_tf.passes import Rewrite
 from moirai_tf.rewrite.directory import remap
 
 from . import _flags
@@ -22,16 +21,16 @@ _DEVICE = flags.DEFINE_multi_string(
     "device", None, "old=new: a device of the plan and its new name"
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "directory to write")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the output directory if it exists")
 flags.mark_flags_as_required(["placed_dir", "output_dir", "device"])
-_flags.define(Rewrite, OpLibraryOptions, skip=("output_dir",))
+_flags.define(OpLibraryOptions)
 
 
 def main() -> None:
     """Writes the model with other device names."""
-    options = _flags.build(Rewrite, output_dir=_OUTPUT_DIR.value)
     names = _names(_DEVICE.value)
-    plan = remap(_PLACED_DIR.value, options.output_dir, names, overwrite=options.overwrite)
-    print(f"devices {', '.join(d.name for d in plan.devices)}: {options.output_dir}")
+    plan = remap(_PLACED_DIR.value, _OUTPUT_DIR.value, names, overwrite=_OVERWRITE.value)
+    print(f"devices {', '.join(d.name for d in plan.devices)}: {_OUTPUT_DIR.value}")
 
 
 def _names(pairs: Sequence[str]) -> dict[str, str]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from laboratory.emulated_gpu.environment import environment
+from moirai_tf.bench.local_cluster import guarded, reserved_port, start_workers
 from moirai_tf.cluster import Cluster
 from moirai_tf.errors import MoiraiError
-from moirai_tf.runtime.local_cluster import guarded, reserved_port, start_workers
 
 _THREADS = 2
 _JOB = "/job:worker/replica:0/task:"

@@ -1,8 +1,10 @@
-"""Measures placed models on their cluster and shows prediction and measurement side by side."""
+"""The test bench: local clusters of unequal servers, and placed models measured on their cluster.
+
+Prediction and measurement are shown side by side, as a table and as a trace.
+"""
 
 from moirai_tf.bench.bench import BenchOptions, bench
-from moirai_tf.bench.latency import Latencies, measure_latencies, ratio
-from moirai_tf.bench.report import BenchReport, BenchRow
+from moirai_tf.bench.latencies import BenchReport, BenchRow, Latencies, measure_latencies, ratio
 
 __all__ = [
     "BenchOptions",

@@ -9,10 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from moirai_tf.bench.latency import Latencies, check_count, measure_latencies
+from moirai_tf.bench.latencies import (
+    BenchReport,
+    BenchRow,
+    Latencies,
+    check_count,
+    measure_latencies,
+)
 from moirai_tf.bench.models import (
     Loaded,
-    Placed,
+    PlacedModel,
     Signature,
     check_devices,
     fused,
@@ -21,20 +27,19 @@ from moirai_tf.bench.models import (
     read_placed,
     read_signature,
 )
-from moirai_tf.bench.report import BenchReport, BenchRow
 from moirai_tf.bench.timeline import Timeline, predicted_timeline
 from moirai_tf.bench.trace import Trace, trace_of, write_trace
 from moirai_tf.cluster import Cluster
-from moirai_tf.cost.inputs import Array, generate_inputs, load_inputs
+from moirai_tf.cost.inputs import Array, chosen_inputs
 from moirai_tf.cost.layouts import alone
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.model.options import INPUTS_HELP
 from moirai_tf.options import check_options, option
+from moirai_tf.rewrite.make_plan import write_placed
 from moirai_tf.rewrite.plan import Plan
-from moirai_tf.rewrite.schedule_file import read_planned_schedule
+from moirai_tf.rewrite.plan_file import read_planned_schedule
 from moirai_tf.runtime.devices import full_name
 from moirai_tf.runtime.failures import explained
-from moirai_tf.runtime.placed import write_placed
 
 SHARED_THREADS = (
     "the devices are logical CPUs of one process and share its threads: measured times show what "
@@ -86,9 +91,26 @@ def bench(
     cluster = cluster or logical_cpus(placed[0].plan)
     check_devices(cluster, placed)
     signature = read_signature(original_dir, placed)
-    inputs = inputs_of(signature, options)
     predicted = _predicted(signature, placed[0]) if options.trace else None
     singles = _singles(placed) if options.single_device else {}
+    measured, steps = _measured(placed, singles, signature, cluster, options)
+    report = _report(cluster, placed, singles, measured)
+    if predicted is None:
+        return report
+    trace = _trace(cluster, report.row(placed[0].name), predicted, steps)
+    write_trace(trace, options.trace)
+    return replace(report, trace=trace)
+
+
+def _measured(
+    placed: Sequence[PlacedModel],
+    singles: Iterable[str],
+    signature: Signature,
+    cluster: Cluster,
+    options: BenchOptions,
+) -> tuple[dict[str, Latencies], list[Any]]:
+    """Latencies by name, and traced steps of the first placed model if a trace is asked for."""
+    inputs = chosen_inputs(signature.graph, options.inputs, options.seed)
     with (
         explained("the signature cannot be run", "a latency is that of the signature, run whole"),
         ExitStack() as stack,
@@ -100,30 +122,16 @@ def bench(
             warmup=options.warmup,
             seed=options.seed,
         )
-        traced = options.trace_steps if predicted is not None else 0
-        steps = [loaded[placed[0].name].trace() for _ in range(traced)]
-    report = _report(cluster, placed, singles, measured)
-    if predicted is None:
-        return report
-    trace = _trace(cluster, report.row(placed[0].name), predicted, steps)
-    write_trace(trace, options.trace)
-    return replace(report, trace=trace)
-
-
-def inputs_of(signature: Signature, options: BenchOptions) -> dict[str, Array]:
-    """The inputs that every model gets; raises as `load_inputs` and `generate_inputs`."""
-    if options.inputs:
-        return load_inputs(signature.graph, options.inputs)
-    return generate_inputs(signature.graph, options.seed)
+        traced = options.trace_steps if options.trace else 0
+        return measured, [loaded[placed[0].name].trace() for _ in range(traced)]
 
 
 def predicted_ns(plan: Plan) -> int | None:
     """The latency that a plan promises; None if it promises none."""
-    promised = plan.summary.get("predicted_ns", plan.summary.get("latency_ns"))
-    return None if promised is None else int(promised)
+    return None if plan.summary is None else plan.summary.predicted_ns
 
 
-def _predicted(signature: Signature, placed: Placed) -> tuple[CoarseGraph, Timeline]:
+def _predicted(signature: Signature, placed: PlacedModel) -> tuple[CoarseGraph, Timeline]:
     coarse = fused(signature.graph, placed.plan)
     return coarse, predicted_timeline(read_planned_schedule(placed.directory), coarse)
 
@@ -139,20 +147,18 @@ def _trace(
     )
 
 
-def _singles(placed: Sequence[Placed]) -> dict[str, int | None]:
+def _singles(placed: Sequence[PlacedModel]) -> dict[str, int | None]:
     """Best single device of the plans -> latency that is promised of it."""
     found: dict[str, int | None] = {}
     for one in placed:
         summary = one.plan.summary
-        device = summary.get("single_device")
-        if device is not None:
-            promised = summary.get("single_device_predicted_ns")
-            found.setdefault(device, promised)
+        if summary is not None and summary.single_device is not None:
+            found.setdefault(summary.single_device, summary.single_device_predicted_ns)
     return found
 
 
 def _loaded(
-    placed: Sequence[Placed],
+    placed: Sequence[PlacedModel],
     singles: Iterable[str],
     signature: Signature,
     inputs: Mapping[str, Array],
@@ -175,13 +181,13 @@ def _loaded(
 
 def _report(
     cluster: Cluster,
-    placed: Sequence[Placed],
+    placed: Sequence[PlacedModel],
     singles: Mapping[str, int | None],
     measured: Mapping[str, Latencies],
 ) -> BenchReport:
     rows = [BenchRow(_single_name(d), ns, measured[_single_name(d)]) for d, ns in singles.items()]
     for one in placed:
-        device: str | None = one.plan.summary.get("single_device")
+        device = None if one.plan.summary is None else one.plan.summary.single_device
         baseline = _single_name(device) if device is not None and device in singles else None
         rows.append(BenchRow(one.name, predicted_ns(one.plan), measured[one.name], baseline))
     shared = sum(device.local for device in cluster.devices) > 1

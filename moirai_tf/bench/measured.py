@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moirai_tf.bench.timeline import Move, Span, Timeline, in_order
+from moirai_tf.bench.timeline import Span, TensorMove, Timeline, in_order
 from moirai_tf.model.validate import input_node
 from moirai_tf.runtime.gpu_records import gpu_index, gpu_kernels
 
@@ -207,7 +207,7 @@ def _clock_shifts(
 
 def _moves(
     edges: Mapping[_Key, _Edge], arrivals: Iterable[_Arrival], executions: _Executions
-) -> Iterator[Move]:
+) -> Iterator[TensorMove]:
     by_key: dict[_Key, list[_Arrival | None]] = {}
     for arrival in arrivals:
         by_key.setdefault(arrival.key, []).append(arrival)
@@ -216,7 +216,7 @@ def _moves(
             yield _move(key, edge, one, executions)
 
 
-def _move(key: _Key, edge: _Edge, arrival: _Arrival | None, executions: _Executions) -> Move:
+def _move(key: _Key, edge: _Edge, arrival: _Arrival | None, executions: _Executions) -> TensorMove:
     """The last execution that can have made the tensor, and the first ones that can read it."""
     _, source, target = key
     made = executions.get((edge.producer, source), ())
@@ -232,7 +232,7 @@ def _move(key: _Key, edge: _Edge, arrival: _Arrival | None, executions: _Executi
         for reader in edge.readers
         for ready_ns in ([ready.finish_ns] if ready is not None else [])
     ]
-    return Move(source, target, span, producer, tuple(s for s in readers if s is not None))
+    return TensorMove(source, target, span, producer, tuple(s for s in readers if s is not None))
 
 
 def _in_transit(edge: _Edge, arrival: _Arrival, producer: Span | None) -> Span:

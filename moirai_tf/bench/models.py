@@ -41,7 +41,7 @@ class Signature:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedModel:
     """A placed model."""
 
     name: str
@@ -49,7 +49,7 @@ class Placed:
     plan: Plan
 
 
-def read_placed(directories: Sequence[str | Path]) -> tuple[Placed, ...]:
+def read_placed(directories: Sequence[str | Path]) -> tuple[PlacedModel, ...]:
     """Placed models, called by their directories' names, or by their paths if names repeat.
 
     Raises:
@@ -64,7 +64,7 @@ def read_placed(directories: Sequence[str | Path]) -> tuple[Placed, ...]:
     if len({path.resolve() for path in paths}) < len(paths):
         raise _unfit("a placed model is given twice", "give every directory once")
     placed = tuple(
-        Placed(name, path, read_plan(path)) for name, path in zip(names, paths, strict=True)
+        PlacedModel(name, path, read_plan(path)) for name, path in zip(names, paths, strict=True)
     )
     first = placed[0]
     for other in placed[1:]:
@@ -77,7 +77,7 @@ def read_placed(directories: Sequence[str | Path]) -> tuple[Placed, ...]:
     return placed
 
 
-def read_signature(original: str | Path, placed: Sequence[Placed]) -> Signature:
+def read_signature(original: str | Path, placed: Sequence[PlacedModel]) -> Signature:
     """The signature that was placed, from the original model.
 
     Raises:
@@ -107,7 +107,7 @@ def fuse_options(plan: Plan) -> FuseOptions:
     return FuseOptions(**_recorded(plan, "fuse", FuseOptions))
 
 
-def check_devices(cluster: Cluster, placed: Sequence[Placed]) -> None:
+def check_devices(cluster: Cluster, placed: Sequence[PlacedModel]) -> None:
     """Refuses a cluster that is not the one of the plans.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph
-from moirai_tf.rewrite.schedule_file import PlannedSchedule, ScheduledOperator, ScheduledTransfer
+from moirai_tf.rewrite.plan_file import PlannedSchedule, ScheduledOperator, ScheduledTransfer
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Move:
+class TensorMove:
     """A tensor that went from one device to another."""
 
     source: str
@@ -45,7 +45,7 @@ class Timeline:
 
     spans: tuple[Span, ...]
     """In order of their starts."""
-    moves: tuple[Move, ...]
+    moves: tuple[TensorMove, ...]
 
     @property
     def makespan_ns(self) -> int:
@@ -82,7 +82,9 @@ def _span(operator: ScheduledOperator, members: int) -> Span:
     )  # fmt: skip
 
 
-def _move(transfer: ScheduledTransfer, spans: Mapping[str, Span], coarse: CoarseGraph) -> Move:
+def _move(
+    transfer: ScheduledTransfer, spans: Mapping[str, Span], coarse: CoarseGraph
+) -> TensorMove:
     if transfer.producer not in spans or transfer.tensor >= len(coarse.tensors):
         raise _stale(f"tensor {transfer.tensor} of {transfer.producer!r} is none of the model's")
     tensor = coarse.tensors[transfer.tensor]
@@ -90,7 +92,7 @@ def _move(transfer: ScheduledTransfer, spans: Mapping[str, Span], coarse: Coarse
     there = [spans[name] for name in readers if spans[name].device == transfer.target]
     if transfer.consumer is not None:
         there = [span for span in there if span.name == transfer.consumer]
-    return Move(
+    return TensorMove(
         transfer.source,
         transfer.target,
         Span(transfer.producer, transfer.target, transfer.start_ns, transfer.finish_ns,

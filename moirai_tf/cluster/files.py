@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from typing_extensions import NotRequired, TypedDict
 
 from moirai_tf.cluster import units
 from moirai_tf.cluster.cluster import Cluster, Device, Link
 from moirai_tf.errors import MoiraiError
-from moirai_tf.fields import Field, Format
+from moirai_tf.records import Format, write_text
 
 T = TypeVar("T")
 
@@ -23,10 +22,44 @@ _FORMAT = Format(
     why="the cluster file decides where operators can go and what transfers cost",
     fix="correct this field; docs/cluster.md describes the format",
 )
-_DEVICE_KEYS = (
-    "name", "type", "memory", "speed", "address", "frequency_mhz", "num_cores",
-    "memory_bandwidth", "architecture", "model", "launch_overhead",
-)  # fmt: skip
+
+
+class _DescribedDevice(TypedDict):
+    """A device; quantities are texts with a unit."""
+
+    name: str
+    type: NotRequired[str | None]
+    memory: NotRequired[Any]
+    speed: NotRequired[float | None]
+    address: NotRequired[str | None]
+    frequency_mhz: NotRequired[int | None]
+    num_cores: NotRequired[int | None]
+    memory_bandwidth: NotRequired[Any]
+    architecture: NotRequired[str | None]
+    model: NotRequired[str | None]
+    launch_overhead: NotRequired[Any]
+
+
+class _SpeedRecord(TypedDict):
+    latency: Any
+    bandwidth: Any
+
+
+_Ends = TypedDict("_Ends", {"from": NotRequired[str | None], "to": NotRequired[str | None]})
+
+
+class _LinkRecord(_SpeedRecord, _Ends):
+    """A directed link, or one for each ordered pair of `between`."""
+
+    between: NotRequired[tuple[str, ...] | None]
+
+
+class _ClusterRecord(TypedDict):
+    name: str
+    client: NotRequired[str | None]
+    devices: tuple[_DescribedDevice, ...]
+    links: NotRequired[tuple[_LinkRecord, ...] | None]
+    default_link: NotRequired[_SpeedRecord | None]
 
 
 def read_cluster(path: str | Path) -> Cluster:
@@ -40,22 +73,22 @@ def read_cluster(path: str | Path) -> Cluster:
 
 def write_cluster(cluster: Cluster, path: str | Path) -> None:
     """Writes a cluster file that `read_cluster` reads back to an equal cluster."""
-    Path(path).write_text(cluster_to_yaml(cluster), encoding="utf-8")
+    write_text(cluster_to_yaml(cluster), Path(path))
 
 
 def cluster_from_yaml(text: str) -> Cluster:
     """A cluster from the text of its file; raises as `read_cluster`."""
     try:
-        root = Field(yaml.load(text, Loader=_StrictLoader), _FORMAT)
+        values = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise _FORMAT.fault("the cluster file", f"not YAML: {error}") from error
-    root.only("name", "client", "devices", "links", "default_link")
-    devices = tuple(_device(field) for field in root["devices"].elements())
+    root = _FORMAT.record(values, _ClusterRecord)
+    devices = tuple(_device(row, f"devices[{i}]") for i, row in enumerate(root["devices"]))
     return Cluster(
-        name=root["name"].text(),
+        name=root["name"],
         devices=devices,
         links=tuple(_links(root, [device.name for device in devices])),
-        client=_text(root, "client"),
+        client=root.get("client") or "",
     )
 
 
@@ -91,92 +124,89 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _device(field: Field) -> Device:
-    field.only(*_DEVICE_KEYS)
-    name = field["name"].text()
-    speed = field.get("speed")
-    build = partial(
-        Device,
-        name=name,
-        type=_text(field, "type") or name.rpartition(":")[0].rpartition(":")[2],
-        memory_bytes=_optional_quantity(field, "memory", units.BYTES),
-        speed=speed.number() if speed is not None else 1.0,
-        address=_text(field, "address"),
-        frequency_mhz=_integer(field, "frequency_mhz"),
-        num_cores=_integer(field, "num_cores"),
-        memory_bytes_per_s=_optional_quantity(field, "memory_bandwidth", units.BYTES_PER_S),
-        architecture=_text(field, "architecture"),
-        model=_text(field, "model"),
-        launch_ns=_optional_quantity(field, "launch_overhead", units.NANOSECONDS),
+def _device(row: _DescribedDevice, path: str) -> Device:
+    speed = row.get("speed")
+    return _located(
+        path,
+        lambda: Device(
+            name=row["name"],
+            type=row.get("type") or row["name"].rpartition(":")[0].rpartition(":")[2],
+            memory_bytes=_optional(row.get("memory"), f"{path}.memory", units.BYTES),
+            speed=1.0 if speed is None else speed,
+            address=row.get("address") or "",
+            frequency_mhz=row.get("frequency_mhz"),
+            num_cores=row.get("num_cores"),
+            memory_bytes_per_s=_optional(
+                row.get("memory_bandwidth"), f"{path}.memory_bandwidth", units.BYTES_PER_S
+            ),
+            architecture=row.get("architecture") or "",
+            model=row.get("model") or "",
+            launch_ns=_optional(
+                row.get("launch_overhead"), f"{path}.launch_overhead", units.NANOSECONDS
+            ),
+        ),
     )
-    return _located(build, field)
 
 
-def _links(root: Field, names: list[str]) -> Iterator[Link]:
+def _links(root: _ClusterRecord, names: list[str]) -> Iterator[Link]:
     """The links of the file, then the default link for every pair that has none."""
     linked: set[tuple[str, str]] = set()
-    listed = root.get("links")
-    for field in listed.elements() if listed is not None else ():
-        for link in _link(field, names):
+    for i, row in enumerate(root.get("links") or ()):
+        for link in _link(row, f"links[{i}]", names):
             linked.add((link.source, link.target))
             yield link
     default = root.get("default_link")
     if default is None:
         return
-    default.only("latency", "bandwidth")
     for source, target in itertools.permutations(dict.fromkeys(names), 2):
         if (source, target) not in linked:
-            yield _speed_of_link(default, source, target)
+            yield _speed_of_link(default, "default_link", source, target)
 
 
-def _link(field: Field, names: list[str]) -> list[Link]:
+def _link(row: _LinkRecord, path: str, names: list[str]) -> list[Link]:
     """One directed link (`from`, `to`), or one for each ordered pair of `between`."""
-    field.only("from", "to", "between", "latency", "bandwidth")
-    group = field.get("between")
-    if group is None:
-        ends = tuple(field[key].one_of(names, "device") for key in ("from", "to"))
-        return [_speed_of_link(field, *ends)]
-    if "from" in field.value or "to" in field.value:
-        raise field.fault("a link has either `between`, or `from` and `to`")
-    members = [element.one_of(names, "device") for element in group.elements()]
-    link = _speed_of_link(field, "", "")
-    return [replace(link, source=a, target=b) for a, b in itertools.permutations(members, 2)]
+    group = row.get("between")
+    ends = {f"{path}.from": row.get("from"), f"{path}.to": row.get("to")}
+    if group is not None and any(ends.values()):
+        raise _FORMAT.fault(path, "a link has either `between`, or `from` and `to`")
+    if group is not None:
+        ends = {f"{path}.between[{i}]": name for i, name in enumerate(group)}
+    for where, name in ends.items():
+        if name is None:
+            raise _FORMAT.fault(where, "missing")
+        if name not in names:
+            what = f"there is no device {name!r}; known are {', '.join(names)}"
+            raise _FORMAT.fault(where, what)
+    members = [name for name in ends.values() if name is not None]
+    pairs = itertools.permutations(members, 2) if group is not None else [tuple(members)]
+    return [_speed_of_link(row, path, source, target) for source, target in pairs]
 
 
-def _speed_of_link(field: Field, source: str, target: str) -> Link:
-    latency = _quantity(field["latency"], units.NANOSECONDS)
-    bandwidth = _quantity(field["bandwidth"], units.BYTES_PER_S)
-    return _located(partial(Link, source, target, latency, bandwidth), field)
+def _speed_of_link(row: _SpeedRecord, path: str, source: str, target: str) -> Link:
+    latency = _quantity(row["latency"], f"{path}.latency", units.NANOSECONDS)
+    bandwidth = _quantity(row["bandwidth"], f"{path}.bandwidth", units.BYTES_PER_S)
+    return _located(path, lambda: Link(source, target, latency, bandwidth))
 
 
-def _text(field: Field, key: str) -> str:
-    entry = field.get(key)
-    return entry.text() if entry is not None else ""
+def _optional(value: Any, path: str, known: Mapping[str, Fraction]) -> int | None:
+    return None if value is None else _quantity(value, path, known)
 
 
-def _integer(field: Field, key: str) -> int | None:
-    entry = field.get(key)
-    return entry.integer() if entry is not None else None
-
-
-def _optional_quantity(field: Field, key: str, known: Mapping[str, Fraction]) -> int | None:
-    entry = field.get(key)
-    return _quantity(entry, known) if entry is not None else None
-
-
-def _quantity(field: Field, known: Mapping[str, Fraction]) -> int:
+def _quantity(value: Any, path: str, known: Mapping[str, Fraction]) -> int:
     try:
-        return units.parse(str(field.value), known)
+        return units.parse(str(value), known)
     except ValueError as error:
-        raise field.fault(str(error)) from error
+        raise _FORMAT.fault(path, str(error)) from error
 
 
-def _located(build: Callable[[], T], field: Field) -> T:
+def _located(path: str, build: Callable[[], T]) -> T:
     """The built value; an error of it names the place in the file before its own field."""
     try:
         return build()
     except MoiraiError as error:
-        raise MoiraiError(f"{field.path}.{error.rule}", why=error.why, fix=error.fix) from error
+        if error.rule.startswith(path):
+            raise
+        raise MoiraiError(f"{path}.{error.rule}", why=error.why, fix=error.fix) from error
 
 
 def _device_data(device: Device) -> dict[str, Any]:

@@ -21,9 +21,8 @@ from tensorflow.python.grappler import cluster as grappler_cluster
 from tensorflow.python.grappler import item as grappler_item
 
 from moirai_tf.cluster import Device
-from moirai_tf.cost.bodies import body_of
 from moirai_tf.cost.gpu_peaks import Work, kernel_ns
-from moirai_tf.cost.loops import trip_count
+from moirai_tf.cost.loops import body_of, trip_count
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion import ops
 from moirai_tf.graph.graph import CALL_OPS, CLIENT_OPS, LOOPS, LOWERED_OPS, Graph, Operator

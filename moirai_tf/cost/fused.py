@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from moirai_tf.cluster.cluster import DEVICE_TYPES
+from moirai_tf.cluster import DEVICE_TYPES
 from moirai_tf.cost.gpu_peaks import launch_ns
 from moirai_tf.cost.options import ANALYTICAL
 from moirai_tf.cost.table import CostTable, DeviceProfile, OperatorCost

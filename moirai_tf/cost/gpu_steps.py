@@ -20,9 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moirai_tf.cost.host_memory import HostMemories, Links
-from moirai_tf.cost.layouts import Layout
+from moirai_tf.cost.layouts import Layout, TracedLayout, own_ns
 from moirai_tf.cost.table import Measurement
-from moirai_tf.cost.traced import TracedLayout, own_ns
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph, TensorRef
 from moirai_tf.runtime.gpu_records import gpu_index

@@ -46,6 +46,11 @@ def generate_inputs(graph: Graph, seed: int = 0) -> dict[str, Array]:
     }
 
 
+def chosen_inputs(graph: Graph, path: str, seed: int) -> dict[str, Array]:
+    """The user's inputs, if there is a file, else generated ones; raises as both."""
+    return load_inputs(graph, path) if path else generate_inputs(graph, seed)
+
+
 def load_inputs(graph: Graph, path: str | Path) -> dict[str, Array]:
     """The user's inputs from a file (see `read_inputs`).
 

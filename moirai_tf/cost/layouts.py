@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from moirai_tf.cluster import Cluster
+from moirai_tf.cost.step_stats import Allocated
+from moirai_tf.cost.xplane import UNKNOWN
 from moirai_tf.errors import MoiraiError
-from moirai_tf.fusion.coarsen import coarsen
-from moirai_tf.fusion.options import FuseOptions
+from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.graph.graph import CLIENT_OPS, Graph
 
 
@@ -28,18 +33,19 @@ class Layout:
     """Whether the device runs everything but what only the client can."""
 
 
-def layouts(graph: Graph, cluster: Cluster, device: str) -> list[Layout]:
+def layouts(coarse: CoarseGraph, cluster: Cluster, device: str) -> list[Layout]:
     """The placements that show every operator on one device.
 
     Raises:
       MoiraiError: an operator does not fit the device, or the others cannot hold the rest.
     """
+    graph = coarse.fine
     capacity = cluster.device(device).memory_bytes
     whole = alone(graph, cluster, device)
     need = sum(o.resident_bytes for o in graph.operators if whole[o.name] == device)
     if capacity is None or need <= capacity:
         return [Layout(device, whole, whole=True)]
-    units = _units(graph, cluster, _fused_groups(graph, cluster))
+    units = _units(graph, cluster, _fused_groups(coarse))
     free = [unit for unit in units if device in unit.devices]
     return [
         Layout(device, _placed(graph, units, piece, device, _rest(cluster, units, piece, device)),
@@ -65,10 +71,8 @@ class _Unit:
     """Those that can run it, the client first."""
 
 
-def _fused_groups(graph: Graph, cluster: Cluster) -> list[tuple[int, ...]]:
+def _fused_groups(coarse: CoarseGraph) -> list[tuple[int, ...]]:
     """What stays together in pieces, so that weights are where they are read."""
-    types = sorted({device.type for device in cluster.devices})
-    coarse, _ = coarsen(graph, FuseOptions(), types)
     grouped = {fused for group in coarse.colocation for fused in group}
     groups = [*coarse.colocation, *((i,) for i in range(len(coarse)) if i not in grouped)]
     return [
@@ -169,3 +173,38 @@ def _placed(
         place = device if first in inside else rest.get(first, unit.devices[0])
         result.update((graph.operators[member].name, place) for member in unit.members)
     return result
+
+
+@dataclass(frozen=True)
+class TracedLayout:
+    """Times in nanoseconds; by operator (or `UNKNOWN`) where they are of operators."""
+
+    kernel_ns: Mapping[int, float]
+    kernels: Mapping[int, float]
+    """How many kernels ran."""
+    wait_ns: Mapping[int, float]
+    """How long a GPU had nothing to do before an operator's kernels; empty for a CPU."""
+    latency_ns: float
+    """Of an untraced step, as its client sees it."""
+    step_ns: float
+    """Of a traced one."""
+    spread: float
+    """Of the untraced steps: between the quartiles, relative to the median."""
+    memory: Allocated
+    repeats: int
+    stream_ns: float
+    """All kernels on a GPU's stream."""
+    copied_ns: float
+    """All copies from and to a GPU."""
+
+
+def own_ns(
+    graph: Graph, shown: Sequence[Layout], found: Sequence[Mapping[int, float]]
+) -> npt.NDArray[Any]:
+    """By operator, what the layouts found of those that were on the device looked at."""
+    total = np.zeros(len(graph))
+    for layout, by_operator in zip(shown, found, strict=True):
+        for owner, value in by_operator.items():
+            if owner != UNKNOWN and layout.placement[graph.operators[owner].name] == layout.device:
+                total[owner] = value
+    return total

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import Array
-from moirai_tf.cost.names import KernelNames
+from moirai_tf.cost.step_stats import KernelNames
 from moirai_tf.cost.table import Measurement
 from moirai_tf.cost.xplane import STEP, UNKNOWN, Step, read_trace, steps
 from moirai_tf.errors import MoiraiError

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from moirai_tf.model.options import INPUTS_HELP
 from moirai_tf.options import option
 
-MEASURE, ANALYTICAL = "measure", "analytical"
+MEASURE: Final = "measure"
+ANALYTICAL: Final = "analytical"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from moirai_tf.cost.problem import tensor_bytes
+from moirai_tf.cost.coarse_problem import tensor_bytes
 from moirai_tf.cost.table import CostTable
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.placement import Problem, Schedule, Tensor, Transfer, ready_queue

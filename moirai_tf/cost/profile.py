@@ -11,15 +11,15 @@ import tensorflow as tf
 
 from moirai_tf.cluster import Cluster, Device
 from moirai_tf.cost.analytical import Column, analytical
-from moirai_tf.cost.files import read_table
+from moirai_tf.cost.device_times import measure_devices
 from moirai_tf.cost.gpu_steps import with_rests
 from moirai_tf.cost.handling import measured_handling
-from moirai_tf.cost.inputs import Array, generate_inputs, load_inputs
+from moirai_tf.cost.inputs import chosen_inputs
+from moirai_tf.cost.link_times import measured_links
 from moirai_tf.cost.measure import measure
-from moirai_tf.cost.merge import merged
 from moirai_tf.cost.options import ANALYTICAL, MEASURE, ProfileOptions
 from moirai_tf.cost.pooled import pooled
-from moirai_tf.cost.steps import measured_step_cost
+from moirai_tf.cost.steps import measured_slowdown, measured_step_cost
 from moirai_tf.cost.table import (
     CostTable,
     DeviceProfile,
@@ -29,16 +29,15 @@ from moirai_tf.cost.table import (
     described_inputs,
     fingerprint,
 )
-from moirai_tf.cost.together import measured_slowdown
-from moirai_tf.cost.transfers import measured_links
-from moirai_tf.cost.workers import measure_devices
+from moirai_tf.cost.table_files import merged, read_table
 from moirai_tf.errors import MoiraiError
+from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.graph.graph import Graph
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.options import check_options
 from moirai_tf.runtime.child import Child
 from moirai_tf.runtime.devices import has_gpus_here
-from moirai_tf.runtime.facts import worker_facts
+from moirai_tf.runtime.identity import worker_facts
 
 _CHILD = Child(
     "profiling",
@@ -48,7 +47,10 @@ _CHILD = Child(
 
 
 def profile(
-    model: SavedModel, graph: Graph, cluster: Cluster, options: ProfileOptions | None = None
+    model: SavedModel,
+    coarse: CoarseGraph,
+    cluster: Cluster,
+    options: ProfileOptions | None = None,
 ) -> CostTable:
     """What every operator of a graph costs on every device of a cluster.
 
@@ -59,7 +61,8 @@ def profile(
 
     Args:
       model: the SavedModel that the graph was imported from; loaded only to be measured.
-      graph: the flat operator graph.
+      coarse: its fused operators: costs are of the operators in them, and what is fused is timed
+        together.
       cluster: the devices.
       options: where the costs come from.
 
@@ -71,13 +74,13 @@ def profile(
     check_options(options)
     _check(options, cluster)
     if not options.costs:
-        return _in_a_process(model, graph, cluster, cluster.devices, options)
+        return _in_a_process(model, coarse, cluster, cluster.devices, options)
     table = read_table(options.costs)
-    table.require_graph(graph)
+    table.require_graph(coarse.fine)
     stale = _to_refresh(table, cluster, options)
     if stale:
-        table = merged([table, _in_a_process(model, graph, cluster, stale, options)])
-    table.require_fit(graph, cluster)
+        table = merged([table, _in_a_process(model, coarse, cluster, stale, options)])
+    table.require_fit(coarse.fine, cluster)
     return table
 
 
@@ -88,25 +91,26 @@ def _to_refresh(table: CostTable, cluster: Cluster, options: ProfileOptions) -> 
 
 def _in_a_process(
     model: SavedModel,
-    graph: Graph,
+    coarse: CoarseGraph,
     cluster: Cluster,
     devices: Sequence[Device],
     options: ProfileOptions,
 ) -> CostTable:
     """A table of some devices of a cluster, made in the right process."""
     if _measures_sessions(cluster, options) and not cluster.remote:
-        return _CHILD.call(_profiled, model, graph, cluster, devices, options)
-    return _profiled(model, graph, cluster, devices, options)
+        return _CHILD.call(_profiled, model, coarse, cluster, devices, options)
+    return _profiled(model, coarse, cluster, devices, options)
 
 
 def _profiled(
     model: SavedModel,
-    graph: Graph,
+    coarse: CoarseGraph,
     cluster: Cluster,
     devices: Sequence[Device],
     options: ProfileOptions,
 ) -> CostTable:
     """A table of some devices of a cluster."""
+    graph = coarse.fine
     columns: dict[str, Column] = {}
     profiles: dict[str, DeviceProfile] = {}
     in_sessions = _measures_sessions(cluster, options)
@@ -118,7 +122,7 @@ def _profiled(
     slowdown: dict[str, float] = {}
     if in_sessions:
         step, slowdown, measured = _in_sessions(
-            model, graph, cluster, devices, facts, links, options
+            model, coarse, cluster, devices, facts, links, options
         )
         for device in devices:
             times, profiles[device.name] = measured[device.name]
@@ -144,7 +148,7 @@ def _profiled(
 
 def _in_sessions(
     model: SavedModel,
-    graph: Graph,
+    coarse: CoarseGraph,
     cluster: Cluster,
     devices: Sequence[Device],
     facts: Mapping[str, Mapping[str, str]],
@@ -152,10 +156,11 @@ def _in_sessions(
     options: ProfileOptions,
 ) -> tuple[StepCost, dict[str, float], dict[str, tuple[list[int], DeviceProfile]]]:
     """A step's cost, slow-downs, and times of every operator on devices that Sessions reach."""
-    inputs = _inputs(graph, options)
+    graph = coarse.fine
+    inputs = chosen_inputs(graph, options.inputs, options.seed)
     step = measured_step_cost(graph, cluster, inputs)
     measured = measure_devices(
-        model, graph, cluster, [device.name for device in devices], inputs, step, links,
+        model, coarse, cluster, [device.name for device in devices], inputs, step, links,
         repeats=options.repeats, warmup=options.warmup,
     )  # fmt: skip
     times = {name: found for name, (found, _) in measured.items()}
@@ -167,7 +172,7 @@ def _in_sessions(
     }
     shared = pooled(times, facts)
     slowdown = measured_slowdown(
-        model, graph, cluster, inputs, repeats=options.repeats, warmup=options.warmup
+        model, coarse, cluster, inputs, repeats=options.repeats, warmup=options.warmup
     )
     return step, slowdown, {name: (shared[name], profiles[name]) for name in profiles}
 
@@ -187,7 +192,7 @@ def _here_or_computed(
         times, measurement = measure(
             model,
             graph,
-            _inputs(graph, options),
+            chosen_inputs(graph, options.inputs, options.seed),
             repeats=options.repeats,
             warmup=options.warmup,
         )
@@ -238,12 +243,6 @@ def _measures_links(cluster: Cluster, options: ProfileOptions) -> bool:
 
 def _is_measured(device: Device, options: ProfileOptions) -> bool:
     return device.local and options.source != ANALYTICAL
-
-
-def _inputs(graph: Graph, options: ProfileOptions) -> Mapping[str, Array]:
-    if options.inputs:
-        return load_inputs(graph, options.inputs)
-    return generate_inputs(graph, options.seed)
 
 
 def _measured_column(graph: Graph, device: Device, times: list[int]) -> Column:

@@ -7,16 +7,23 @@ So statistics are what times of operators on servers are taken from.
 
 A GPU's executor only launches kernels, which then run on a stream: its statistics are times of
 launches, and those of the kernels are records of their own (`runtime/gpu_records.py`).
+
+Grappler and oneDNN rewrite the graph before it runs, so a kernel's name has to lead back to an
+operator. A fused kernel keeps the name of one member, an optimizer puts its own name into the path
+and a prefix before the last part, and a lowered loop or branch puts its body under the name of its
+operator.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from moirai_tf.cost.xplane import UNKNOWN
+from moirai_tf.graph.graph import Graph
 from moirai_tf.runtime.gpu_records import GpuRecord, gpu_copies, gpu_index, gpu_kernels, is_record
 
 _NO_KERNELS = frozenset({"_Send", "_Recv", "_HostSend", "_HostRecv"})
@@ -161,3 +168,53 @@ def allocated(metadata: Any, device: str) -> Allocated:
         max((in_use for in_use, _ in found), default=0),
         max((scratch for _, scratch in found), default=0),
     )
+
+
+_OPTIMIZERS = re.compile(
+    r"(?:^|(?<=/))(?:ArithmeticOptimizer|ConstantFolding|ConstantFoldingCtrl|DebugStripper|"
+    r"LoopOptimizer|PinToHostOptimizer|RemapperOptimizer|CommonSubgraphElimination)/"
+)
+_BOUNDARY = "Func/"
+"""What TensorFlow puts before the names of a function's inputs and outputs that it inlines."""
+_LAYOUT_SUFFIX = re.compile(r"-\d+-[^/]*$|-folded[^/]*$")
+
+
+class KernelNames:
+    """Finds the operator that a kernel's name leads to."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._index: Mapping[str, int] = graph.index
+
+    def owner(self, kernel: str) -> int | None:
+        """Index of the operator, or None if the name leads to none.
+
+        The name itself wins, then the name without the optimizers' marks, then the longest path
+        above it: `call/while/body/_17/while/MatMul` belongs to the operator `call/while`.
+        """
+        kernel = kernel.removeprefix(_BOUNDARY)
+        for name in _spellings(kernel):
+            if name in self._index:
+                return self._index[name]
+        path = _OPTIMIZERS.sub("", kernel)
+        while path:
+            path = path.rpartition("/")[0]
+            if path in self._index:
+                return self._index[path]
+        return None
+
+
+def _spellings(kernel: str) -> Iterator[str]:
+    """The name, without optimizers in its path, and then with ever less before its last part.
+
+    `a/ArithmeticOptimizer/AddOpsRewrite_Leaf_1_add_2` may be about `a/Leaf_1_add_2`, `a/1_add_2`,
+    `a/add_2` or `a/2`, the longest first.
+    """
+    yield kernel
+    plain = _LAYOUT_SUFFIX.sub("", _OPTIMIZERS.sub("", kernel))
+    if plain == kernel:
+        return
+    yield plain
+    scope, slash, last = plain.rpartition("/")
+    while "_" in last:
+        last = last.partition("_")[2]
+        yield f"{scope}{slash}{last}"

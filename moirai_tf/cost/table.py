@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import tensorflow as tf
 
@@ -13,6 +14,7 @@ from moirai_tf.cluster import Cluster, Device, Link
 from moirai_tf.cost.options import ANALYTICAL
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
+from moirai_tf.records import Natural, Positive
 
 _MIB = 1 << 20
 
@@ -21,9 +23,9 @@ _MIB = 1 << 20
 class OperatorCost:
     """One fine operator on each device of the table, in the table's order."""
 
-    time_ns: tuple[int | None, ...]
+    time_ns: tuple[Natural | None, ...]
     """None where the device cannot run it; 0 if it does not exist at run time (folded, fused)."""
-    traffic_ns: tuple[int, ...]
+    traffic_ns: tuple[Natural, ...]
     """The part of `time_ns` that moves operands to and from memory, which fusion can save; 0 for
     measured times, which are those of operators as they ran after fusion."""
 
@@ -32,35 +34,35 @@ class OperatorCost:
 class Measurement:
     """What a profile of one device says of itself. Times are medians over the repeats."""
 
-    repeats: int
-    latency_ns: int
+    repeats: Positive
+    latency_ns: Natural
     """One inference without the profiler, feeds and fetches included."""
-    step_ns: int
+    step_ns: Natural
     """One inference under the profiler."""
-    attributed_ns: int
+    attributed_ns: Natural
     """Part of `step_ns` spent in kernels that belong to a known operator."""
-    unknown_ns: int
+    unknown_ns: Natural
     """Part spent in kernels whose name leads to no operator."""
     spread: float
     """Interquartile range of the steps over their median."""
-    fixed_ns: int = 0
+    fixed_ns: Natural = 0
     """Part of `latency_ns` that is not blamed on operators: Session, feeds, fetches."""
-    moved_ns: int = 0
+    moved_ns: Natural = 0
     """Part of `latency_ns` that is transfers of feeds and results, by the measured links."""
-    dispatch_ns: int = 0
+    dispatch_ns: Natural = 0
     """What passes between kernels: the executor's work for each, a GPU's wait for the next; in the
     operators' times."""
     scale: float = 1.0
     """Factor on the traced times, below 1 where tracing slowed them down."""
-    pieces: int = 1
+    pieces: Positive = 1
     """How many parts of the model were run one after the other because it does not fit."""
-    peak_bytes: int = 0
+    peak_bytes: Natural = 0
     """The most that the device's allocator held during a step; 0 if it was not looked at."""
-    scratch_bytes: int = 0
+    scratch_bytes: Natural = 0
     """The most that one kernel took and gave back before it was done."""
-    stream_ns: int = 0
+    stream_ns: Natural = 0
     """What kernels ran on a GPU's streams, unknown ones included; 0 for a CPU."""
-    copied_ns: int = 0
+    copied_ns: Natural = 0
     """Copies from and to a GPU in one step, feeds and results included; 0 for a CPU."""
 
     @property
@@ -73,11 +75,19 @@ class Measurement:
 class MeasuredLink:
     """A link as it was measured."""
 
-    link: Link
+    source: str
+    target: str
+    latency_ns: Natural
+    bandwidth_bytes_per_s: Positive
     error: float
     """Median of |fit - measured| / measured over the sizes."""
-    times_ns: tuple[tuple[int, int], ...]
+    times_ns: tuple[tuple[Natural, Natural], ...]
     """(bytes, nanoseconds) of every size, medians."""
+
+    @property
+    def link(self) -> Link:
+        """The link alone."""
+        return Link(self.source, self.target, self.latency_ns, self.bandwidth_bytes_per_s)
 
 
 def links_of(cluster: Cluster, measured: Iterable[MeasuredLink]) -> Mapping[tuple[str, str], Link]:
@@ -90,9 +100,9 @@ def links_of(cluster: Cluster, measured: Iterable[MeasuredLink]) -> Mapping[tupl
 class StepCost:
     """Fixed cost of one step of a signature, at its input shapes."""
 
-    client_ns: int = 0
+    client_ns: Natural = 0
     """On the client's device alone."""
-    device_ns: Mapping[str, int] = field(default_factory=dict)
+    device_ns: Mapping[str, Natural] = field(default_factory=dict)
     """Device -> what its taking part adds; 0 for CPUs of the client's task."""
 
     def total_ns(self, client: str, used: Iterable[str]) -> int:
@@ -111,11 +121,11 @@ class StepCost:
 class Handling:
     """How long a device cannot compute because it packs or unpacks a tensor."""
 
-    send_ns: int
+    send_ns: Natural
     """For a small tensor."""
-    send_ns_per_mib: int
-    receive_ns: int
-    receive_ns_per_mib: int
+    send_ns_per_mib: Natural
+    receive_ns: Natural
+    receive_ns_per_mib: Natural
 
     def sending_ns(self, nbytes: int) -> int:
         """To send so many bytes."""
@@ -131,8 +141,7 @@ class DeviceProfile:
     """A column of the table."""
 
     device: Device
-    source: str
-    """`measure` or `analytical`."""
+    source: Literal["measure", "analytical"]
     measurement: Measurement | None = None
     """Of the hardware itself, before the declared speed; None for computed costs."""
     machine: Mapping[str, str] = field(default_factory=dict)

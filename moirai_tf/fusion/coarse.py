@@ -1,4 +1,4 @@
-"""The coarse graph: what the placement sees after fusion and colocation."""
+"""The coarse graph: what the placement sees after fusion and colocation, and its text."""
 
 from __future__ import annotations
 
@@ -59,6 +59,8 @@ class CoarseGraph:
     tensors: tuple[CoarseTensor, ...]
     colocation: tuple[tuple[int, ...], ...] = ()
     """Groups that must share a device but could not be merged without a cycle."""
+    runtime_fusions: tuple[tuple[int, ...], ...] = ()
+    """Operators of the fine graph that TensorFlow may run as one kernel, merged here or not."""
 
     def __len__(self) -> int:
         return len(self.operators)
@@ -123,3 +125,21 @@ class Expansion:
             name: placement[self.names[owner]]
             for name, owner in zip(self.fine_names, self.owner, strict=True)
         }
+
+
+def dump_coarse(coarse: CoarseGraph) -> str:
+    """The graph after fusion: fused operators, their members, and the tensors between them."""
+    fine = coarse.fine.operators
+    lines = [f"# signature {coarse.fine.signature}: {len(coarse)} fused operators"]
+    for fused in coarse.operators:
+        rule = fused.rule or "single"
+        lines.append(f"{fused.name} [{rule}] {{{','.join(fused.device_types)}}}")
+        lines.extend(f"    {fine[m].op:<24} {fine[m].name}" for m in fused.members)
+    for tensor in coarse.tensors:
+        readers = ", ".join(coarse.operators[c].name for c in tensor.consumers)
+        port = "control" if tensor.source.port < 0 else str(tensor.source.port)
+        name = fine[tensor.source.producer].name
+        lines.append(f"tensor {name}:{port} ({tensor.nbytes} bytes) -> {readers}")
+    for group in coarse.colocation:
+        lines.append("colocate: " + ", ".join(coarse.operators[m].name for m in group))
+    return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The operator graph of one signature: values only, no TensorFlow calls."""
+"""The operator graph of one signature, and a text of it: values only, no TensorFlow calls."""
 
 from __future__ import annotations
 
@@ -220,3 +220,27 @@ CALL_OPS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 LOOPS = frozenset({"While", "StatelessWhile"})
 LOWERED_OPS = LOOPS | {"If", "StatelessIf", "Case", "StatelessCase"}
 """Functional control flow, which TensorFlow lowers to TF1 control flow before it places nodes."""
+
+
+def dump_graph(graph: Graph) -> str:
+    """The operator graph before fusion.
+
+    A line reads `name = Op(input, input:port, ^control) -> type[shape] {CPU,GPU} weights=bytes`.
+    """
+    lines = [f"# signature {graph.signature}: {len(graph)} operators"]
+    lines.extend(_line(graph, operator) for operator in graph.operators)
+    for group in graph.colocation:
+        names = ", ".join(graph.operators[m].name for m in group.members)
+        lines.append(f"colocate [{group.reason}]: {names}")
+    return "\n".join(lines) + "\n"
+
+
+def _line(graph: Graph, operator: Operator) -> str:
+    inputs = [
+        graph.operators[r.producer].name + (f":{r.port}" if r.port else "") for r in operator.inputs
+    ]
+    inputs.extend(f"^{graph.operators[c].name}" for c in operator.controls)
+    outputs = ", ".join(str(spec) for spec in operator.outputs) or "-"
+    weights = f" weights={operator.weight_bytes}" if operator.weight_bytes else ""
+    types = ",".join(operator.device_types)
+    return f"{operator.name} = {operator.op}({', '.join(inputs)}) -> {outputs} {{{types}}}{weights}"

@@ -9,12 +9,12 @@ from typing import Any
 
 from tensorflow.python.framework import kernels, op_def_registry
 
+from moirai_tf.cluster import DEVICE_TYPES
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import CLIENT_OPS
 from moirai_tf.model.op_types import attr_of, type_name
 from moirai_tf.model.validate import function_attrs
 
-DEVICE_TYPES = ("CPU", "GPU")
 _CLIENT_SIDE = CLIENT_OPS | {"_Arg"}
 _ON_HOST = frozenset({"string", "resource"})
 

@@ -1,4 +1,4 @@
-"""Static types and shapes of the flat graph, by TensorFlow's own shape functions.
+"""Static types, shapes and resident bytes of the flat graph, by TensorFlow's own shape functions.
 
 Control flow declares the shapes that it had when it was traced, mostly for any batch size. Its
 bodies tell more: a loop whose body keeps the shapes of what it is given gives just these, and so
@@ -224,3 +224,30 @@ def _item_bytes(dtype: int) -> int:
     if dtype in (types_pb2.DT_INVALID, types_pb2.DT_RESOURCE, types_pb2.DT_VARIANT):
         return 0
     return max(1, int(dtypes.as_dtype(dtype).base_dtype.size))
+
+
+VARIABLE_OPS = frozenset({"VarHandleOp", "VariableV2", "Variable"})
+
+_FORWARDING_OPS = frozenset({
+    "ReadVariableOp", "Identity", "IdentityN", "Reshape", "Squeeze", "ExpandDims", "StopGradient",
+    "PreventGradient", "Enter", "RefEnter", "Exit", "Merge", "Switch", "NextIteration", "Snapshot",
+    "EnsureShape", "_Retval",
+})  # fmt: skip
+"""Ops whose outputs share the buffer of their input."""
+
+
+def weight_bytes(node: Any, outputs: Sequence[TensorSpec]) -> int:
+    """Bytes of the variable or constant that a node holds, 0 for any other node."""
+    if node.op in VARIABLE_OPS:
+        sizes = tuple(d.size for d in attr_of(node, "shape").shape.dim)
+        return tensor_spec(attr_of(node, "dtype").type, sizes).nbytes
+    if node.op == "Const":
+        return sum(o.nbytes for o in outputs)
+    return 0
+
+
+def resident_bytes(op: str, weight: int, outputs: Sequence[TensorSpec]) -> int:
+    """Weights once, and outputs that need memory of their own."""
+    if op == "Const" or op in VARIABLE_OPS or op in _FORWARDING_OPS:
+        return weight
+    return weight + sum(o.nbytes for o in outputs)

@@ -10,6 +10,7 @@ from moirai_tf.errors import MoiraiError
 from moirai_tf.placement.problem import Device, Operator, Problem
 from moirai_tf.placement.validation import require_valid
 
+_PIN = "pin='regex=/device:CPU:1'; moirai_inspect lists the operators of a model"
 _MOST = 5
 """Collisions that one error spells out."""
 
@@ -62,11 +63,39 @@ def restrict(
 
 def _pinned(problem: Problem, pins: Sequence[str]) -> Iterator[Limit]:
     for pin in pins:
-        pattern, name = _split(pin, "pins")
-        devices = frozenset({device_index(problem, name, "pins")})
-        for operator in _matching(problem, pattern, pin):
-            reason = f"pin {pin!r} holds {problem.operators[operator].name!r}"
-            yield Limit(operator, devices, reason, f"pin {pin!r}")
+        for operator, name, devices in pinned(problem, pin, [[o.name] for o in problem.operators]):
+            yield Limit(operator, devices, f"pin {pin!r} holds {name!r}", f"pin {pin!r}")
+
+
+def pinned(
+    problem: Problem, pin: str, names: Sequence[Sequence[str]]
+) -> list[tuple[int, str, frozenset[int]]]:
+    """(operator, its first name that matches, devices) of all that a pin holds.
+
+    Args:
+      problem: what is placed.
+      pin: `regex=device`.
+      names: for each operator, the names that the regex is searched in.
+
+    Raises:
+      MoiraiError: the pin is not of that form, or names no device or no operator.
+    """
+    pattern, _, name = pin.rpartition("=")
+    if not pattern or not name:
+        raise _refusal(f"pin {pin!r}: it is not regex=device", _PIN)
+    devices = frozenset({device_index(problem, name, f"pin {pin!r}")})
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise _refusal(f"pin {pin!r}: its regular expression is broken: {error}", _PIN) from error
+    found = [
+        (operator, first, devices)
+        for operator, known in enumerate(names)
+        if (first := next(filter(regex.search, known), None)) is not None
+    ]
+    if not found:
+        raise _refusal(f"pin {pin!r}: it matches no operator", _PIN)
+    return found
 
 
 def _forbidden(problem: Problem, names: Sequence[str]) -> Iterator[Limit]:
@@ -116,19 +145,6 @@ def device_index(problem: Problem, name: str, option: str) -> int:
             return index
     known = problem.device_names(range(len(problem.devices)))
     raise _refusal(f"{option}: there is no device {name!r}", f"one of {known}")
-
-
-def _matching(problem: Problem, pattern: str, pin: str) -> list[int]:
-    try:
-        regex = re.compile(pattern)
-    except re.error as error:
-        raise _refusal(f"pins: {pin!r} is not a regular expression: {error}", "regex=device") from (
-            error
-        )
-    matching = [i for i, operator in enumerate(problem.operators) if regex.search(operator.name)]
-    if not matching:
-        raise _refusal(f"pins: {pin!r} matches no operator", "a pattern found in operator names")
-    return matching
 
 
 def _refusal(rule: str, form: str) -> MoiraiError:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from moirai_tf.errors import MoiraiError
-from moirai_tf.fields import Field, Format
+from typing_extensions import NotRequired, TypedDict
+
 from moirai_tf.placement import schedule as statuses
-from moirai_tf.placement.objective import LATENCY, OBJECTIVES, WEIGHTED, objective_of
+from moirai_tf.placement.objective import LATENCY, WEIGHTED, objective_of
 from moirai_tf.placement.problem import (
     PER_EDGE,
     PER_TENSOR,
@@ -25,13 +23,84 @@ from moirai_tf.placement.problem import (
 )
 from moirai_tf.placement.schedule import Claim, Placed, Schedule, Transfer
 from moirai_tf.placement.validation import require_valid
+from moirai_tf.records import Format, write_text
 
-_Matrix = tuple[tuple[int, ...], ...]
+T = TypeVar("T")
 
 _FORMAT = Format(
     why="every field of a problem or schedule decides what is feasible",
     fix="correct this field and read the file again",
+    closed=False,
 )
+
+
+class _DeviceRecord(TypedDict):
+    name: str
+    memory: NotRequired[int | None]
+
+
+class _OperatorRecord(TypedDict):
+    name: str
+    compute: tuple[int | None, ...]
+    memory: int
+
+
+class _TensorRecord(TypedDict):
+    producer: str
+    consumers: tuple[str, ...]
+    time: tuple[tuple[int, ...], ...]
+
+
+class _ProblemRecord(TypedDict):
+    """The content of an instance file."""
+
+    name: str
+    source: NotRequired[str | None]
+    devices: tuple[_DeviceRecord, ...]
+    ops: tuple[_OperatorRecord, ...]
+    tensors: tuple[_TensorRecord, ...]
+    colocate: NotRequired[tuple[tuple[str, ...], ...] | None]
+
+
+class PlacedRecord(TypedDict):
+    """Where and when an operator runs, as schedule files say it."""
+
+    device: str
+    start: int
+    finish: int
+
+
+TransferRecord = TypedDict(
+    "TransferRecord",
+    {
+        "producer": str,
+        "tensor": int,
+        "from": str,
+        "to": str,
+        "start": int,
+        "finish": int,
+        "consumer": NotRequired[str | None],
+    },
+)
+"""A tensor that crosses devices, as schedule files say it."""
+
+
+class _ScheduleRecord(TypedDict):
+    """The content of a schedule file; what is not required belongs to other objectives."""
+
+    instance: str
+    status: str
+    makespan: int
+    lower_bound: int
+    transfers_mode: str
+    congestion: str
+    allowed_gap: NotRequired[float | None]
+    objective: NotRequired[Literal["latency", "throughput", "weighted"] | None]
+    latency_weight: NotRequired[float | None]
+    bottleneck: NotRequired[int | None]
+    objective_lower_bound: NotRequired[str | None]
+    ops: dict[str, PlacedRecord]
+    transfers: tuple[TransferRecord, ...]
 
 
 def read_problem(
@@ -42,27 +111,36 @@ def read_problem(
     Raises:
       MoiraiError: naming the field that is missing or wrong.
     """
-    return problem_from_json(
-        _FORMAT.read_json(path).value, transfers=transfers, congestion=congestion
-    )
+    return problem_from_json(_FORMAT.read_json(path), transfers=transfers, congestion=congestion)
 
 
 def problem_from_json(data: Any, *, transfers: str = PER_TENSOR, congestion: str = PORT) -> Problem:
     """A problem from parsed JSON; raises as `read_problem`."""
-    root = Field(data, _FORMAT)
-    operators = tuple(_operator(field) for field in root["ops"].elements())
-    index = {operator.name: i for i, operator in enumerate(operators)}
-    matrices: dict[_Matrix, _Matrix] = {}
-    source, groups = root.get("source"), root.get("colocate")
+    root = _FORMAT.record(data, _ProblemRecord)
+    index = {operator["name"]: i for i, operator in enumerate(root["ops"])}
+    # Large models repeat a few matrices; equal ones become one object.
+    matrices = {tensor["time"]: tensor["time"] for tensor in root["tensors"]}
+
+    def indices(names: Iterable[str], path: str) -> tuple[int, ...]:
+        return tuple(
+            _index(name, index, "operator", f"{path}[{i}]") for i, name in enumerate(names)
+        )
+
     problem = Problem(
-        name=root["name"].text(),
-        source="" if source is None else source.text(),
-        devices=tuple(_device(field) for field in root["devices"].elements()),
-        operators=operators,
-        tensors=tuple(_tensor(field, index, matrices) for field in root["tensors"].elements()),
+        name=root["name"],
+        source=root.get("source") or "",
+        devices=tuple(Device(row["name"], row.get("memory")) for row in root["devices"]),
+        operators=tuple(Operator(o["name"], o["compute"], o["memory"]) for o in root["ops"]),
+        tensors=tuple(
+            Tensor(
+                _index(row["producer"], index, "operator", f"tensors[{i}].producer"),
+                indices(row["consumers"], f"tensors[{i}].consumers"),
+                matrices[row["time"]],
+            )
+            for i, row in enumerate(root["tensors"])
+        ),
         colocation=tuple(
-            tuple(_index(member, index, "operator") for member in group.elements())
-            for group in ([] if groups is None else groups.elements())
+            indices(group, f"colocate[{i}]") for i, group in enumerate(root.get("colocate") or ())
         ),
         transfers=transfers,
         congestion=congestion,
@@ -107,31 +185,34 @@ def read_schedule(problem: Problem, path: str | Path) -> Schedule:
     Raises:
       MoiraiError: naming the field that is missing or wrong, or does not fit the problem.
     """
-    return schedule_from_json(problem, _FORMAT.read_json(path).value)
+    return schedule_from_json(problem, _FORMAT.read_json(path))
 
 
 def schedule_from_json(problem: Problem, data: Any) -> Schedule:
     """A schedule from parsed JSON; raises as `read_schedule`."""
-    root = Field(data, _FORMAT)
-    for key, expected in (
-        ("instance", problem.name),
-        ("transfers_mode", problem.transfers),
-        ("congestion", problem.congestion),
+    root = _FORMAT.record(data, _ScheduleRecord)
+    for key, found, expected in (
+        ("instance", root["instance"], problem.name),
+        ("transfers_mode", root["transfers_mode"], problem.transfers),
+        ("congestion", root["congestion"], problem.congestion),
     ):
-        if root[key].text() != expected:
-            raise root[key].fault(f"{root[key].text()!r}, but the problem has {expected!r}")
-    status = root["status"].text()
+        if found != expected:
+            raise _FORMAT.fault(key, f"{found!r}, but the problem has {expected!r}")
+    status = root["status"]
     if status not in (statuses.OPTIMAL, statuses.FEASIBLE):
-        raise root["status"].fault(f"{status!r} is neither optimal nor feasible")
-    gap = root.get("allowed_gap")
-    names = _Names.of(problem)
+        raise _FORMAT.fault("status", f"{status!r} is neither optimal nor feasible")
+    devices = {device.name: index for index, device in enumerate(problem.devices)}
+    operators = {operator.name: index for index, operator in enumerate(problem.operators)}
     return Schedule(
-        placed=_placed(problem, names, root["ops"]),
-        transfers=tuple(_transfer(problem, names, entry) for entry in root["transfers"].elements()),
-        makespan_ns=root["makespan"].integer(),
+        placed=_placed(problem, devices, operators, root["ops"]),
+        transfers=tuple(
+            _transfer(problem, devices, operators, row, f"transfers[{i}]")
+            for i, row in enumerate(root["transfers"])
+        ),
+        makespan_ns=root["makespan"],
         status=status,
-        lower_bound_ns=root["lower_bound"].integer(),
-        allowed_gap=0.0 if gap is None else gap.number(),
+        lower_bound_ns=root["lower_bound"],
+        allowed_gap=root.get("allowed_gap") or 0.0,
         claim=_claim(root),
     )
 
@@ -191,18 +272,24 @@ def json_text(data: Mapping[str, Any]) -> str:
     return "{\n " + ",\n ".join(lines) + "\n}\n"
 
 
-def _claim(root: Field) -> Claim | None:
+def _claim(root: _ScheduleRecord) -> Claim | None:
     name = root.get("objective")
-    if name is None or name.one_of(OBJECTIVES, "objective") == LATENCY:
+    if name is None or name == LATENCY:
         return None
-    weight = root["latency_weight"].number() if name.text() == WEIGHTED else 0.0
-    bound = root["objective_lower_bound"]
+    weight = _needed(root.get("latency_weight"), "latency_weight") if name == WEIGHTED else 0.0
+    text = _needed(root.get("objective_lower_bound"), "objective_lower_bound")
     try:
-        lower_bound_ns = Fraction(bound.text())
+        lower_bound_ns = Fraction(text)
     except (ValueError, ZeroDivisionError) as error:
-        raise bound.fault(f"{bound.text()!r} is not a fraction") from error
-    objective = objective_of(name.text(), weight)
-    return Claim(objective, root["bottleneck"].integer(), lower_bound_ns)
+        raise _FORMAT.fault("objective_lower_bound", f"{text!r} is not a fraction") from error
+    bottleneck_ns = _needed(root.get("bottleneck"), "bottleneck")
+    return Claim(objective_of(name, weight), bottleneck_ns, lower_bound_ns)
+
+
+def _needed(value: T | None, field: str) -> T:
+    if value is None:
+        raise _FORMAT.fault(field, "missing")
+    return value
 
 
 def _claim_to_json(claim: Claim) -> dict[str, Any]:
@@ -216,79 +303,51 @@ def _claim_to_json(claim: Claim) -> dict[str, Any]:
     }
 
 
-def _device(field: Field) -> Device:
-    memory = field.get("memory")
-    return Device(field["name"].text(), None if memory is None else memory.integer())
-
-
-def _operator(field: Field) -> Operator:
-    times = field["compute"].elements()
-    return Operator(
-        name=field["name"].text(),
-        compute_ns=tuple(None if time.value is None else time.integer() for time in times),
-        memory_bytes=field["memory"].integer(),
-    )
-
-
-def _tensor(field: Field, index: dict[str, int], matrices: dict[_Matrix, _Matrix]) -> Tensor:
-    """A tensor; equal matrices become one object, since large models repeat a few."""
-    time_ns = tuple(
-        tuple(entry.integer() for entry in row.elements()) for row in field["time"].elements()
-    )
-    return Tensor(
-        producer=_index(field["producer"], index, "operator"),
-        consumers=tuple(_index(c, index, "operator") for c in field["consumers"].elements()),
-        time_ns=matrices.setdefault(time_ns, time_ns),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """Index of every name of a problem."""
-
-    devices: dict[str, int]
-    operators: dict[str, int]
-
-    @classmethod
-    def of(cls, problem: Problem) -> _Names:
-        return cls(
-            devices={device.name: index for index, device in enumerate(problem.devices)},
-            operators={operator.name: index for index, operator in enumerate(problem.operators)},
-        )
-
-
-def _placed(problem: Problem, names: _Names, field: Field) -> tuple[Placed, ...]:
-    placed: dict[int, Placed] = {}
-    for name, entry in field.items():
-        if name not in names.operators:
-            raise entry.fault(f"there is no operator {name!r}")
-        placed[names.operators[name]] = Placed(
-            device=_index(entry["device"], names.devices, "device"),
-            start_ns=entry["start"].integer(),
-            finish_ns=entry["finish"].integer(),
-        )
-    missing = [index for index in range(len(problem.operators)) if index not in placed]
+def _placed(
+    problem: Problem,
+    devices: Mapping[str, int],
+    operators: Mapping[str, int],
+    rows: Mapping[str, PlacedRecord],
+) -> tuple[Placed, ...]:
+    for name in rows:
+        _index(name, operators, "operator", f"ops[{name!r}]")
+    missing = [i for i, operator in enumerate(problem.operators) if operator.name not in rows]
     if missing:
-        raise field.fault(f"missing: {problem.operator_names(missing)}")
-    return tuple(placed[index] for index in range(len(problem.operators)))
+        raise _FORMAT.fault("ops", f"missing: {problem.operator_names(missing)}")
+    named = [(operator.name, rows[operator.name]) for operator in problem.operators]
+    return tuple(
+        Placed(
+            _index(row["device"], devices, "device", f"ops[{name!r}].device"),
+            row["start"],
+            row["finish"],
+        )
+        for name, row in named
+    )
 
 
-def _transfer(problem: Problem, names: _Names, field: Field) -> Transfer:
-    tensor = field["tensor"].integer()
+def _transfer(
+    problem: Problem,
+    devices: Mapping[str, int],
+    operators: Mapping[str, int],
+    row: TransferRecord,
+    path: str,
+) -> Transfer:
+    tensor = row["tensor"]
     if not 0 <= tensor < len(problem.tensors):
-        raise field["tensor"].fault(f"there is no tensor {tensor}")
-    producer = _index(field["producer"], names.operators, "operator")
+        raise _FORMAT.fault(f"{path}.tensor", f"there is no tensor {tensor}")
+    producer = _index(row["producer"], operators, "operator", f"{path}.producer")
     if producer != problem.tensors[tensor].producer:
-        raise field["producer"].fault(f"tensor {tensor} has another producer")
+        raise _FORMAT.fault(f"{path}.producer", f"tensor {tensor} has another producer")
     consumer = None
     if problem.transfers == PER_EDGE:
-        consumer = _index(field["consumer"], names.operators, "operator")
+        name = _needed(row.get("consumer"), f"{path}.consumer")
+        consumer = _index(name, operators, "operator", f"{path}.consumer")
     return Transfer(
         tensor=tensor,
-        source=_index(field["from"], names.devices, "device"),
-        target=_index(field["to"], names.devices, "device"),
-        start_ns=field["start"].integer(),
-        finish_ns=field["finish"].integer(),
+        source=_index(row["from"], devices, "device", f"{path}.from"),
+        target=_index(row["to"], devices, "device", f"{path}.to"),
+        start_ns=row["start"],
+        finish_ns=row["finish"],
         consumer=consumer,
     )
 
@@ -307,27 +366,7 @@ def _transfer_to_json(problem: Problem, transfer: Transfer) -> dict[str, Any]:
     return data
 
 
-def _index(field: Field, index: dict[str, int], noun: str) -> int:
-    name = field.text()
+def _index(name: str, index: Mapping[str, int], noun: str, path: str) -> int:
     if name not in index:
-        raise field.fault(f"there is no {noun} {name!r}")
+        raise _FORMAT.fault(path, f"there is no {noun} {name!r}")
     return index[name]
-
-
-def write_text(text: str, path: Path) -> None:
-    """Writes a file whole or not at all.
-
-    Raises:
-      MoiraiError: it cannot be written.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise MoiraiError(
-            f"{path} cannot be written: {error}",
-            why="the result is kept in this file",
-            fix="give a path in an existing, writable directory",
-        ) from error

@@ -8,19 +8,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from moirai_tf.bench.models import fuse_options, fused, read_placed, read_signature
 from moirai_tf.bench.timeline import Timeline, predicted_timeline
 from moirai_tf.bench.trace import read_measured
 from moirai_tf.cost.memory import memory_changes, weight_bytes
+from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.fusion.coarsen import near_misses
 from moirai_tf.model.op_libraries import load_op_libraries
 from moirai_tf.placement.schedule import Placed, Schedule, Transfer, schedule_of
 from moirai_tf.report.critical import Step, critical_path
-from moirai_tf.rewrite.plan import Plan
-from moirai_tf.rewrite.schedule_file import PlannedSchedule, read_planned_schedule
+from moirai_tf.rewrite.plan import Plan, PlanSummary
+from moirai_tf.rewrite.plan_file import PlannedSchedule, read_planned_schedule
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,19 @@ def content_of(placed_dir: str | Path, trace: str | Path | None = None) -> Conte
     planned = predicted_timeline(schedule, coarse)
     measured = None if trace is None else read_measured(trace, [d.name for d in plan.devices])
     summary = plan.summary
+    if summary is None:
+        raise MoiraiError(
+            f"the plan of {placed_dir} says nothing of latencies",
+            why="the report is about what was predicted and proved",
+            fix="give the output directory of moirai_tf.optimize",
+        )
     return Content(
         model=Path(placed_dir).resolve().name,
         signature=plan.signature,
         verdict=verdict(summary),
-        predicted_ns=summary["predicted_ns"],
+        predicted_ns=summary.predicted_ns,
         measured_ns=None if measured is None else measured.latency_ns,
-        lower_bound_ns=summary["lower_bound_ns"],
+        lower_bound_ns=summary.lower_bound_ns,
         devices=_devices(plan, coarse, schedule),
         planned=planned,
         measured=None if measured is None else measured.timeline,
@@ -104,18 +110,18 @@ def content_of(placed_dir: str | Path, trace: str | Path | None = None) -> Conte
     )
 
 
-def verdict(summary: Mapping[str, Any]) -> str:
+def verdict(summary: PlanSummary) -> str:
     """The answer in one sentence: gain, devices, and how far it is proved."""
-    used = [name for name, row in summary["devices"].items() if row["compute_ns"] > 0]
-    single, single_ns = summary["single_device"], summary["single_device_predicted_ns"]
+    used = summary.used
+    single, single_ns = summary.single_device, summary.single_device_predicted_ns
     if len(used) < 2:
-        gain = f"One device is best: {used[0] if used else summary['single_device']}"
+        gain = f"One device is best: {used[0] if used else summary.single_device}"
     elif single is None or single_ns is None:
         gain = f"No device can run it alone; {len(used)} devices share it"
     else:
-        times = single_ns / max(1, summary["predicted_ns"])
+        times = single_ns / max(1, summary.predicted_ns)
         gain = f"{times:.2f}x faster than the best single device {single}; {len(used)} devices used"
-    proved = "proved optimal" if summary["gap"] == 0 else f"proved within {summary['gap']:.2%}"
+    proved = "proved optimal" if summary.gap == 0 else f"proved within {summary.gap:.2%}"
     return f"{gain}; {proved}."
 
 
@@ -136,9 +142,9 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 _CALLS = re.compile(r"^((Stateful)?PartitionedCall(_\d+)?/)+")
 
 
-def _latencies(summary: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
-    baselines = sorted(summary["baselines_ns"].items(), key=lambda row: row[1])
-    return (("moirai", summary["latency_ns"]), *baselines)
+def _latencies(summary: PlanSummary) -> tuple[tuple[str, int], ...]:
+    baselines = sorted(summary.baselines_ns.items(), key=lambda row: row[1])
+    return (("moirai", summary.latency_ns), *baselines)
 
 
 def _devices(plan: Plan, coarse: CoarseGraph, planned: PlannedSchedule) -> tuple[DeviceUse, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from moirai_tf.fusion.coarse import CoarseGraph
-from moirai_tf.rewrite.schedule_file import PlannedSchedule, ScheduledOperator, ScheduledTransfer
+from moirai_tf.rewrite.plan_file import PlannedSchedule, ScheduledOperator, ScheduledTransfer
 
 COMPUTE, TRANSFER, WAIT = "compute", "transfer", "wait"
 _Event = ScheduledOperator | ScheduledTransfer

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moirai_tf.errors import MoiraiError
-from moirai_tf.placement.io import write_text
+from moirai_tf.records import write_text
 from moirai_tf.report.content import Content
 from moirai_tf.report.critical import WAIT
 

@@ -1,7 +1,8 @@
 """Checks a placed MetaGraph against the original and the plan, field by field.
 
-Shares no code with the rewrite: it replays the edits that the plan lists on a copy of the original
-and looks for anything else, and it finds the plan's operators in the placed model by their names.
+Shares with the rewrite only how a model's restore is read (`restored`): it replays the edits that
+the plan lists on a copy of the original and looks for anything else, and it finds the plan's
+operators in the placed model by their names.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from moirai_tf.rewrite.plan import (
     Plan,
     Precedence,
     RelayEdit,
+    RestoreEdit,
 )
-from moirai_tf.rewrite.restore_check import without_restore
+from moirai_tf.rewrite.restored import ASSIGNMENTS, read_variables, restored
 
 _RESULT = "_retval_"
 """Operators with this prefix stand for the client's fetches; no node of a model has such a name."""
@@ -333,3 +335,47 @@ def _misplaced_inside(
                     where = f"node {inner.name!r} of function {function.name!r}"
                     yield f"{where} is on {inner.device!r}, not on {device!r} as its operator"
                 yield from _misplaced_inside(inner, device, bodies, seen)
+
+
+_ALLOWED = ASSIGNMENTS | {"Const", "NoOp", "RestoreV2"}
+
+
+def without_restore(original: Any, placed: Any, edit: RestoreEdit | None) -> tuple[Any, list[str]]:
+    """The placed MetaGraph without what the edit added, and what is wrong with that.
+
+    Args:
+      original: the `MetaGraphDef` before it was placed.
+      placed: the placed one; not changed.
+      edit: what the plan says of the restore.
+    """
+    if edit is None:
+        return placed, []
+    faults = []
+    names = frozenset(edit.nodes)
+    added = [node for node in placed.graph_def.node if node.name in names]
+    before = {node.name for node in original.graph_def.node}
+    if len(added) != len(names) or names & before or edit.after not in names:
+        faults.append("the plan's nodes of the restore are not all new nodes of the model")
+    faults += [
+        f"node {node.name!r} of the restore is a {node.op}"
+        for node in added
+        if node.op not in _ALLOWED
+    ]
+    if placed.saver_def.restore_op_name != edit.after:
+        faults.append(f"the model is not restored by {edit.after!r}, as the plan says")
+    read = read_variables(original)
+    wanted = {name: key for name, key in _pairs(original, edit.before).items() if name in read}
+    if wanted != _pairs(placed, edit.after):
+        faults.append("the restore does not give every variable the value that it had")
+    rest = type(placed)()
+    rest.CopyFrom(placed)
+    del rest.graph_def.node[:]
+    rest.graph_def.node.extend(node for node in placed.graph_def.node if node.name not in names)
+    rest.saver_def.restore_op_name = edit.before
+    return rest, faults
+
+
+def _pairs(meta_graph: Any, root: str) -> dict[str, tuple[bytes, bytes]]:
+    """Variable -> tensor of the checkpoint; empty if it is unknown."""
+    found = restored(meta_graph, root) or {}
+    return {variable: (source.key, source.part) for variable, source in found.items()}

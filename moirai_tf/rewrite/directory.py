@@ -22,11 +22,16 @@ from moirai_tf.model.output import (
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
 from moirai_tf.rewrite.apply import apply_placement
 from moirai_tf.rewrite.diff import disordered, misplaced, unplanned_changes
-from moirai_tf.rewrite.order import Order
+from moirai_tf.rewrite.kept_order import Order
 from moirai_tf.rewrite.plan import Plan
-from moirai_tf.rewrite.plan_file import PLAN_FILE, plan_to_json, read_plan
+from moirai_tf.rewrite.plan_file import (
+    PLAN_FILE,
+    SCHEDULE_FILE,
+    plan_to_json,
+    read_plan,
+    renamed_schedule,
+)
 from moirai_tf.rewrite.restore import split_restore
-from moirai_tf.rewrite.schedule_file import SCHEDULE_FILE, renamed_schedule
 from moirai_tf.rewrite.undo import rename_devices, revert
 
 

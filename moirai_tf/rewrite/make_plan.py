@@ -1,15 +1,19 @@
-"""From a schedule of the coarse graph to the plan that is written beside the model."""
+"""Plans of schedules and of any placements, and the latter written without more ado, to be run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 from moirai_tf.cluster import Cluster
 from moirai_tf.fusion.coarse import Expansion
 from moirai_tf.graph.graph import Graph
+from moirai_tf.model.output import discard, publish
+from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.placement import Problem, Schedule
-from moirai_tf.rewrite.plan import Plan, PlanDevice, PlanTransfer
+from moirai_tf.rewrite.directory import stage_placed
+from moirai_tf.rewrite.kept_order import Order
+from moirai_tf.rewrite.plan import Plan, PlanDevice, PlanSummary, PlanTransfer
 
 
 def make_plan(
@@ -18,7 +22,7 @@ def make_plan(
     cluster: Cluster,
     problem: Problem,
     schedule: Schedule,
-    summary: Mapping[str, Any],
+    summary: PlanSummary,
 ) -> Plan:
     """The plan that a schedule of the coarse problem means for the operators of the model."""
     names = [device.name for device in problem.devices]
@@ -34,7 +38,7 @@ def plan_of(
     graph: Graph,
     cluster: Cluster,
     placement: Mapping[str, str],
-    summary: Mapping[str, Any] | None = None,
+    summary: PlanSummary | None = None,
 ) -> Plan:
     """The plan of a placement of every operator."""
     return Plan(
@@ -44,7 +48,7 @@ def plan_of(
         client=cluster.client,
         placement=placement,
         transfers=transfers_of(graph, placement),
-        summary=summary or {},
+        summary=summary,
     )
 
 
@@ -60,3 +64,34 @@ def transfers_of(graph: Graph, placement: Mapping[str, str]) -> tuple[PlanTransf
                 nbytes = graph.spec(ref).nbytes
                 found.add(PlanTransfer(producer.name, ref.port, source, target, nbytes))
     return tuple(sorted(found))
+
+
+def write_placed(
+    model: SavedModel,
+    graph: Graph,
+    cluster: Cluster,
+    placement: Mapping[str, str],
+    output: Path,
+    order: Order | None = None,
+) -> Plan:
+    """Writes a copy of a model with a given placement; returns its plan.
+
+    Args:
+      model: the model without a placement.
+      graph: its flat graph.
+      cluster: the devices.
+      placement: operator -> device, for every operator.
+      output: the directory to make.
+      order: control edges that keep an order; None leaves it to TensorFlow.
+
+    Raises:
+      MoiraiError: the output exists, or the placement cannot be written.
+    """
+    plan = plan_of(graph, cluster, placement)
+    staged, plan = stage_placed(model, graph, plan, output, overwrite=False, order=order)
+    try:
+        publish(staged)
+    except BaseException:
+        discard(staged)
+        raise
+    return plan

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from moirai_tf.records import Natural
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +16,7 @@ class PlanDevice:
     name: str
     """TensorFlow's device name, such as `/device:CPU:1` or `/job:worker/replica:0/task:1/...`."""
     type: str
-    memory_bytes: int | None
+    memory_bytes: Natural | None
     model: str = ""
     """A GPU's name, as its driver tells it; empty if it is not known."""
 
@@ -71,8 +73,7 @@ class ObjectEdit:
     """A device in the object graph (`SavedVariable.device` or `SavedResource.device`)."""
 
     node_id: int
-    kind: str
-    """`variable` or `resource`."""
+    kind: Literal["variable", "resource"]
     before: str
     after: str
 
@@ -128,6 +129,68 @@ class Edits:
     """The original `fingerprint.pb` in hexadecimal; empty if there was none."""
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceShare:
+    """What a device was given, in fused operators."""
+
+    operators: int = 0
+    compute_ns: int = 0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OrderSummary:
+    """How much of the planned order is kept."""
+
+    edges: int
+    """Control edges that were written."""
+    neighbours: int
+    """Pairs of fused operators that follow each other on a device."""
+    left_out: int
+    """Those of them that nothing keeps in order."""
+
+
+@dataclass(frozen=True)
+class PlanSummary:
+    """What was found: no clock times, so equal runs give equal plans."""
+
+    status: str
+    """`optimal` or `feasible`, of the objective."""
+    objective: str
+    latency_ns: int
+    """The schedule's makespan: operators and transfers, in the planned order."""
+    queued_ns: int
+    """The makespan where every device runs what is ready, as TensorFlow does unless told."""
+    step_ns: int
+    """What a step costs a client whatever runs: Session, feeds, fetches, workers that take part."""
+    predicted_ns: int
+    """What a client will measure: the schedule as the runtime plays it, and `step_ns`."""
+    lower_bound_ns: int
+    """No placement can be faster: a proof, for the costs that were used."""
+    gap: float
+    """(latency - bound) / latency."""
+    single_device: str | None
+    """The best device that could run everything alone."""
+    single_device_ns: int | None
+    """Makespan of everything on it."""
+    single_device_predicted_ns: int | None
+    """What a client would measure with it."""
+    baselines_ns: Mapping[str, int]
+    """Heuristic -> its makespan."""
+    computed: tuple[str, ...]
+    """Devices whose costs were computed, not measured."""
+    devices: Mapping[str, DeviceShare]
+    peak_bytes: Mapping[str, int]
+    """Device -> the most memory in use at one time, by the schedule."""
+    order: OrderSummary | None = None
+    """None where the order is left to TensorFlow."""
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Devices that run more than the client's feeds and fetches."""
+        return tuple(name for name, share in self.devices.items() if share.compute_ns > 0)
+
+
 @dataclass(frozen=True)
 class Plan:
     """One signature's placement, and what was promised of it."""
@@ -143,9 +206,9 @@ class Plan:
     order: tuple[Precedence, ...] = ()
     """The planned order where the model keeps it: with the data, these imply all of it."""
     edits: Edits = field(default_factory=Edits)
-    summary: Mapping[str, Any] = field(default_factory=dict)
-    """What `place` found: status, latency_ns, lower_bound_ns, best single device, ..."""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    summary: PlanSummary | None = None
+    """What `place` found; None for a placement that came from elsewhere."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The options of every pass."""
 
     @property

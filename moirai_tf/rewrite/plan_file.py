@@ -1,31 +1,30 @@
-"""The plan as JSON: `assets.extra/moirai_plan.json` of a placed model."""
+"""The plan and its schedule as JSON, in `assets.extra/` of a placed model.
+
+The plan says where operators run; the schedule says when, as it was predicted. It is in the format
+of schedule files, and named after fused operators.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moirai_tf.errors import MoiraiError
-from moirai_tf.fields import Field, Format
-from moirai_tf.rewrite.plan import (
-    CallEdit,
-    Edits,
-    NodeEdit,
-    ObjectEdit,
-    OrderEdit,
-    Plan,
-    PlanDevice,
-    PlanTransfer,
-    Precedence,
-    RelayEdit,
-    RestoreEdit,
-)
+from typing_extensions import TypedDict
 
-SCHEMA = 3
+from moirai_tf.errors import MoiraiError
+from moirai_tf.placement import json_text
+from moirai_tf.placement.io import PlacedRecord, TransferRecord
+from moirai_tf.records import Format, Natural
+from moirai_tf.rewrite.plan import Plan, PlanSummary
+
+SCHEMA = 4
 """Since 2 a plan has an `order`, and `relays` and an `order` among its edits; since 3 its devices
-have a `model`. What an older plan lacks reads as none."""
+have a `model`; since 4 its summary has all the fields of `PlanSummary`, or is null. What an older
+plan lacks reads as none."""
 PLAN_FILE = Path("assets.extra") / "moirai_plan.json"
 
 
@@ -52,105 +51,133 @@ def read_plan(directory: str | Path) -> Plan:
         why="nothing can be proved or undone without the plan",
         fix=f"optimise the original model again; {file} was changed",
     )
-    plan = form.read_json(file)
-    schema = plan["schema"].integer()
-    if not 1 <= schema <= SCHEMA:
-        raise plan["schema"].fault(f"{schema} is not 1 to {SCHEMA}, those of this version")
-    return _plan(plan, schema)
-
-
-def _plan(plan: Field, schema: int) -> Plan:
-    ordered = schema >= 2
-    return Plan(
-        signature=plan["signature"].text(),
-        tags=tuple(tag.text() for tag in plan["tags"].elements()),
-        devices=tuple(_device(row, schema) for row in plan["devices"].elements()),
-        client=plan["client"].text(),
-        placement=_texts(plan["placement"]),
-        transfers=tuple(map(_transfer, plan["transfers"].elements())),
-        order=tuple(map(_precedence, plan["order"].elements())) if ordered else (),
-        edits=_edits(plan["edits"], ordered=ordered),
-        summary=_values(plan["summary"]),
-        options=_values(plan["options"]),
-    )
-
-
-def _device(row: Field, schema: int) -> PlanDevice:
-    memory = row.get("memory_bytes")
-    size = None if memory is None else memory.integer(least=0)
-    model = row["model"].text() if schema >= 3 else ""
-    return PlanDevice(row["name"].text(), row["type"].text(), size, model)
-
-
-def _transfer(row: Field) -> PlanTransfer:
-    return PlanTransfer(
-        row["producer"].text(), row["port"].integer(),
-        row["source"].text(), row["target"].text(), row["nbytes"].integer(),
-    )  # fmt: skip
-
-
-def _precedence(row: Field) -> Precedence:
-    return Precedence(row["before"].text(), row["after"].text())
-
-
-def _edits(edits: Field, *, ordered: bool) -> Edits:
-    fingerprint = edits["fingerprint"]
+    values = form.read_json(file)
+    schema = values.pop("schema", None)
+    if schema is None:
+        raise form.fault("schema", "missing")
+    if schema not in range(1, SCHEMA + 1):
+        raise form.fault("schema", f"{schema} is not 1 to {SCHEMA}, those of this version")
+    if schema < 4:
+        values["summary"] = _complete(values.get("summary"))
+    absent = {"order", "relays"} if schema < 2 else set()
+    plan = form.record(values, Plan, absent=absent | ({"model"} if schema < 3 else set()))
     try:
-        bytes.fromhex(fingerprint.text())
+        bytes.fromhex(plan.edits.fingerprint)
     except ValueError as error:
-        raise fingerprint.fault("it is not hexadecimal") from error
-    return Edits(
-        nodes=tuple(map(_node_edit, edits["nodes"].elements())),
-        calls=tuple(map(_call_edit, edits["calls"].elements())),
-        objects=tuple(map(_object_edit, edits["objects"].elements())),
-        relays=tuple(map(_relay_edit, edits["relays"].elements())) if ordered else (),
-        order=tuple(map(_order_edit, edits["order"].elements())) if ordered else (),
-        restore=_restore_edit(edits.get("restore")),
-        clones=_texts(edits["clones"]),
-        fingerprint=fingerprint.text(),
-    )
+        raise form.fault("edits.fingerprint", "it is not hexadecimal") from error
+    return plan
 
 
-def _node_edit(row: Field) -> NodeEdit:
-    return NodeEdit(
-        row["function"].text(), row["node"].text(), row["before"].text(), row["after"].text()
-    )
-
-
-def _call_edit(row: Field) -> CallEdit:
-    return CallEdit(
-        row["function"].text(), row["node"].text(), row["attr"].text(), row["index"].integer(),
-        row["before"].text(), row["after"].text(),
-    )  # fmt: skip
-
-
-def _object_edit(row: Field) -> ObjectEdit:
-    return ObjectEdit(
-        row["node_id"].integer(), row["kind"].one_of(("variable", "resource"), "kind"),
-        row["before"].text(), row["after"].text(),
-    )  # fmt: skip
-
-
-def _relay_edit(row: Field) -> RelayEdit:
-    return RelayEdit(
-        row["function"].text(), row["node"].text(), row["source"].text(), row["dtype"].text()
-    )
-
-
-def _order_edit(row: Field) -> OrderEdit:
-    return OrderEdit(row["function"].text(), row["node"].text(), row["before"].text())
-
-
-def _restore_edit(row: Field | None) -> RestoreEdit | None:
-    if row is None:
+def _complete(summary: Any) -> Any:
+    """The summary of an older plan, with what it lacks."""
+    if not isinstance(summary, dict) or "latency_ns" not in summary:
         return None
-    nodes = tuple(name.text() for name in row["nodes"].elements())
-    return RestoreEdit(row["before"].text(), row["after"].text(), nodes)
+    latency_ns = summary["latency_ns"]
+    known = {"status": "feasible", "objective": "latency", "queued_ns": latency_ns, "step_ns": 0,
+             "predicted_ns": latency_ns, "lower_bound_ns": 0, "gap": 1.0, "baselines_ns": {},
+             "computed": [], "devices": {}, "peak_bytes": {}, **summary}  # fmt: skip
+    return {f.name: known.get(f.name) for f in dataclasses.fields(PlanSummary)}
 
 
-def _texts(field: Field) -> dict[str, str]:
-    return {key: value.text() for key, value in field.items()}
+SCHEDULE_FILE = Path("assets.extra") / "moirai_schedule.json"
+
+_FORMAT = Format(
+    why="prediction and measurement are compared by this file",
+    fix=f"optimise the original model again; {SCHEDULE_FILE} was changed",
+    closed=False,
+)
 
 
-def _values(field: Field) -> dict[str, Any]:
-    return {key: value.value for key, value in field.items()}
+@dataclass(frozen=True, slots=True)
+class ScheduledOperator:
+    """A fused operator; times in nanoseconds from the start of the inference."""
+
+    name: str
+    device: str
+    start_ns: int
+    finish_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledTransfer:
+    """A tensor that crosses devices; times as of operators."""
+
+    producer: str
+    tensor: int
+    """Position among the tensors of the coarse graph."""
+    source: str
+    target: str
+    start_ns: int
+    finish_ns: int
+    consumer: str | None
+    """The fused operator it is for; None if for all on the target."""
+
+
+@dataclass(frozen=True)
+class PlannedSchedule:
+    """What the plan predicts of one inference."""
+
+    makespan_ns: int
+    operators: tuple[ScheduledOperator, ...]
+    transfers: tuple[ScheduledTransfer, ...]
+
+
+class _PlannedRecord(TypedDict):
+    makespan: Natural
+    ops: dict[str, PlacedRecord]
+    transfers: tuple[TransferRecord, ...]
+
+
+def read_planned_schedule(directory: str | Path) -> PlannedSchedule:
+    """The schedule of a placed SavedModel.
+
+    Raises:
+      MoiraiError: the model holds none, or a broken one.
+    """
+    root = _FORMAT.record(_values(Path(directory) / SCHEDULE_FILE), _PlannedRecord)
+    return PlannedSchedule(
+        makespan_ns=root["makespan"],
+        operators=tuple(
+            ScheduledOperator(name, row["device"], row["start"], row["finish"])
+            for name, row in root["ops"].items()
+        ),
+        transfers=tuple(
+            ScheduledTransfer(
+                row["producer"], row["tensor"], row["from"], row["to"],
+                row["start"], row["finish"], row.get("consumer"),
+            )
+            for row in root["transfers"]
+        ),
+    )  # fmt: skip
+
+
+def renamed_schedule(directory: str | Path, names: Mapping[str, str]) -> str:
+    """The text of a model's schedule file with other device names; empty if it has none.
+
+    Args:
+      directory: the placed model.
+      names: old device -> new device.
+
+    Raises:
+      MoiraiError: the file is broken.
+    """
+    file = Path(directory) / SCHEDULE_FILE
+    if not file.is_file():
+        return ""
+    values = _values(file)
+    _FORMAT.record(values, _PlannedRecord)
+    named = [(row, "device") for row in values["ops"].values()]
+    named += [(row, key) for row in values["transfers"] for key in ("from", "to")]
+    for row, key in named:
+        row[key] = names.get(row[key], row[key])
+    return json_text(values)
+
+
+def _values(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise MoiraiError(
+            f"{file.parent.parent} holds no {SCHEDULE_FILE}",
+            why="it says when the plan expects every operator to run",
+            fix="give the output directory of moirai_tf.optimize, or place the model again",
+        )
+    return _FORMAT.read_json(file)

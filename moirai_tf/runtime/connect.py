@@ -19,10 +19,11 @@ import tensorflow as tf
 
 from moirai_tf.cluster import Cluster, read_cluster
 from moirai_tf.errors import MoiraiError
-from moirai_tf.model.load import fetched, load_in_session, tensors
+from moirai_tf.model.load import fetched, load_in_session, load_with_devices, tensors
+from moirai_tf.rewrite.directory import has_plan
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
-from moirai_tf.runtime.devices import FoundDevice, check_plan_devices
+from moirai_tf.runtime.devices import FoundDevice, check_plan_devices, check_plan_here
 from moirai_tf.runtime.failures import explained
 from moirai_tf.runtime.identity import check_identity, worker_devices
 from moirai_tf.runtime.session import ClusterSession, start_session
@@ -328,3 +329,19 @@ def _unfit(name: str, what: str, fix: str) -> MoiraiError:
         why="the signature takes its inputs by name, each with a type and a shape",
         fix=fix,
     )
+
+
+def load(directory: str | Path, tags: Iterable[str] | None = None) -> Any:
+    """Loads a placed SavedModel so that its operators and variables go where the plan puts them.
+
+    The same as `tf.saved_model.load` with `experimental_variable_policy="save_variable_devices"`,
+    once it is sure that this process has the plan's devices: TensorFlow would run everything
+    elsewhere without a word. A model that was never placed is loaded as it is.
+
+    Raises:
+      MoiraiError: a device of the plan is not in this process, a GPU is of another model than the
+        plan was made for, or soft placement is off.
+    """
+    if has_plan(directory):
+        check_plan_here(read_plan(directory))
+    return load_with_devices(directory, tags)

@@ -13,8 +13,7 @@ import tensorflow as tf
 from tensorflow.core.framework import device_attributes_pb2
 from tensorflow.python.client import device_lib
 
-from moirai_tf.cluster import Cluster, Device
-from moirai_tf.cluster.cluster import DEVICE_TYPES
+from moirai_tf.cluster import DEVICE_TYPES, Cluster, Device
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.load import logical_cpus
 from moirai_tf.rewrite.plan import Plan, PlanDevice

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moirai_tf.cluster import Cluster
-from moirai_tf.cost.inputs import generate_inputs, load_inputs
+from moirai_tf.cost.inputs import chosen_inputs
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
 from moirai_tf.graph.importer import import_graph
@@ -218,7 +218,7 @@ def _subject(
         meta_graph=models[1].meta_graph(plan.tags),
         original_dir=stand_in_original(models[0], plan.tags, work / "original"),
         placed_dirs=dict(_placed_dirs(models[1], plan, devices, options, cluster, work)),
-        inputs=_inputs(graph, options),
+        inputs=chosen_inputs(graph, options.inputs, options.seed),
         devices=devices,
         options=options,
         cluster=cluster,
@@ -256,13 +256,6 @@ def _graph(model: SavedModel, plan: Plan, inputs: str) -> Graph:
             inputs=inputs,
         ),
     )
-
-
-def _inputs(graph: Graph, options: VerifyOptions) -> Mapping[str, Array]:
-    """The user's inputs, or generated ones."""
-    if options.inputs:
-        return load_inputs(graph, options.inputs)
-    return generate_inputs(graph, options.seed)
 
 
 def _examine_run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from moirai_tf.graph.dump import dump_graph
+from moirai_tf.graph.graph import dump_graph
 from tests.saved_models import graph_of
 
 FOLDER = Path(__file__).parent

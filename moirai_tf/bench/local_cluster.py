@@ -24,18 +24,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moirai_tf.cluster import Cluster, Device, Link
-from moirai_tf.errors import MoiraiError
-from moirai_tf.model.op_libraries import is_file, op_libraries
-from moirai_tf.runtime.cgroups import (
+from moirai_tf.bench.guard import remove_groups
+from moirai_tf.bench.worker_limits import (
     MIN_SHARE,
     Controller,
+    choose_cores,
     find_controllers,
     make_group,
     remove_stale,
 )
-from moirai_tf.runtime.cores import choose_cores
-from moirai_tf.runtime.guard import remove_groups
+from moirai_tf.cluster import Cluster, Device, Link
+from moirai_tf.errors import MoiraiError
+from moirai_tf.model.op_libraries import is_file, op_libraries
 
 _HERE = Path(__file__).resolve().parent
 _LATENCY_NS = 200_000

@@ -23,23 +23,18 @@ from moirai_tf.cluster import Cluster
 from moirai_tf.cost.gpu_steps import gpu_times
 from moirai_tf.cost.host_memory import HostMemories, Links, host_of
 from moirai_tf.cost.inputs import Array
-from moirai_tf.cost.layouts import Layout, layouts
+from moirai_tf.cost.layouts import Layout, TracedLayout, layouts, own_ns
 from moirai_tf.cost.measure import loaded, runs_of
-from moirai_tf.cost.names import KernelNames
-from moirai_tf.cost.step_stats import Allocated, DeviceStep, allocated, device_steps
+from moirai_tf.cost.step_stats import Allocated, DeviceStep, KernelNames, allocated, device_steps
 from moirai_tf.cost.table import MeasuredLink, Measurement, StepCost, links_of
-from moirai_tf.cost.traced import TracedLayout, own_ns
 from moirai_tf.cost.xplane import UNKNOWN
 from moirai_tf.fusion.coarse import CoarseGraph
-from moirai_tf.fusion.coarsen import coarsen
-from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.graph import Graph, TensorRef
 from moirai_tf.model.saved_model import SavedModel
-from moirai_tf.rewrite.make_plan import transfers_of
-from moirai_tf.rewrite.order import plan_order
+from moirai_tf.rewrite.kept_order import plan_order
+from moirai_tf.rewrite.make_plan import transfers_of, write_placed
 from moirai_tf.runtime.devices import full_name
 from moirai_tf.runtime.gpu_records import gpu_index
-from moirai_tf.runtime.placed import write_placed
 from moirai_tf.runtime.timing import elapsed_ns, warm_up
 
 _KEPT = 0.5
@@ -48,7 +43,7 @@ _KEPT = 0.5
 
 def measure_devices(
     model: SavedModel,
-    graph: Graph,
+    coarse: CoarseGraph,
     cluster: Cluster,
     devices: Sequence[str],
     inputs: Mapping[str, Array],
@@ -71,12 +66,11 @@ def measure_devices(
       MoiraiError: a worker is missing or dies, the model cannot run there, or a GPU does not tell
         what its kernels took.
     """
-    types = sorted({known.type for known in cluster.devices})
-    coarse, _ = coarsen(graph, FuseOptions(), types)
-    subject = _Subject(model, graph, coarse, cluster, inputs, repeats, warmup)
+    graph = coarse.fine
+    subject = _TimedModel(model, coarse, cluster, inputs, repeats, warmup)
     found = {}
     for device in devices:
-        shown = layouts(graph, cluster, device)
+        shown = layouts(coarse, cluster, device)
         traced = [subject.show(layout) for layout in shown]
         fixed_ns = step_cost.total_ns(cluster.client, [device])
         by_pair, host = links_of(cluster, links), host_of(cluster, device)
@@ -91,16 +85,19 @@ def measure_devices(
 
 
 @dataclass(frozen=True)
-class _Subject:
+class _TimedModel:
     """What is run on which devices."""
 
     model: SavedModel
-    graph: Graph
     coarse: CoarseGraph
     cluster: Cluster
     inputs: Mapping[str, Array]
     repeats: int
     warmup: int
+
+    @property
+    def graph(self) -> Graph:
+        return self.coarse.fine
 
     def show(self, layout: Layout) -> TracedLayout:
         """Runs one layout untraced, as TensorFlow orders it, then traced, one kernel at a time."""

@@ -4,12 +4,13 @@ The planned order is one of fused operators. One comes before the next if all it
 any work of the next starts. Its work are its members that depend on the inference's inputs (or on
 variables, if none does), without those that only pass tensors on or handle their shapes. A control
 edge can name nodes of its own function body only, so each body keeps the order of the work in it.
+Of these precedences the fewest are written that, with the graph's own edges, imply all of them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
@@ -19,17 +20,15 @@ from tensorflow.python.framework import op_def_registry
 
 from moirai_tf.fusion.analysis import analyse
 from moirai_tf.fusion.coarse import CoarseGraph
-from moirai_tf.fusion.match import match
 from moirai_tf.fusion.ops import CONTRACTIONS, IDENTITIES, VARIABLE_READS
-from moirai_tf.fusion.rules import RULE_SETS, rules_for
 from moirai_tf.graph.flatten import FlatNode
 from moirai_tf.graph.graph import CLIENT_OPS, Graph, Scope
 from moirai_tf.graph.importer import flat_nodes
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.model.validate import input_node, tensor_names
+from moirai_tf.placement.problem import topological_order
 from moirai_tf.rewrite.body import Body, needed_by
-from moirai_tf.rewrite.plan import Precedence
-from moirai_tf.rewrite.reduce import Pair, Reduced, reduced
+from moirai_tf.rewrite.plan import OrderSummary, Precedence
 
 _NO_WORK = IDENTITIES | VARIABLE_READS | CLIENT_OPS | {"NoOp", "Const"}
 
@@ -61,17 +60,14 @@ class Order:
     left_out: int = 0
     """Those of them that nothing keeps in order."""
 
-    def summary(self) -> dict[str, int]:
+    @property
+    def summary(self) -> OrderSummary:
         """What was written, for the plan."""
-        return {
-            "edges": len(self.promises),
-            "neighbours": self.neighbours,
-            "left_out": self.left_out,
-        }
+        return OrderSummary(len(self.promises), self.neighbours, self.left_out)
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class _FusedWork:
     """Where the work of a fused operator starts and ends, as indices of flat nodes."""
 
     first: tuple[int, ...]
@@ -92,8 +88,7 @@ def plan_order(
       orders: for each device, fused operators by start.
       placement: operator -> device.
     """
-    graph = coarse.fine
-    writer = _Writer(model, graph, placement)
+    writer = _OrderWriter(model, coarse, placement)
     fused = writer.works(coarse)
     works = [[fused[k] for k in order if fused[k].first] for order in orders]
     result, edges = writer.edges(works)
@@ -114,8 +109,11 @@ def plan_order(
     )
 
 
-class _Writer:
-    def __init__(self, model: SavedModel, graph: Graph, placement: Mapping[str, str]) -> None:
+class _OrderWriter:
+    def __init__(
+        self, model: SavedModel, coarse: CoarseGraph, placement: Mapping[str, str]
+    ) -> None:
+        graph = coarse.fine
         self.meta_graph = model.meta_graph(graph.tags)
         self.placement = placement
         self.nodes: Sequence[FlatNode] = flat_nodes(self.meta_graph, graph.signature)
@@ -123,8 +121,7 @@ class _Writer:
         self.signature = graph.signature
         self.functions = graph.functions
         self.analysis = analyse(graph)
-        fusions, _ = match(self.analysis, rules_for(tuple(RULE_SETS)))
-        self.kernels = {m: fusion.members for fusion in fusions for m in fusion.members}
+        self.kernels = {m: members for members in coarse.runtime_fusions for m in members}
         """Operator of the graph -> all that Grappler makes one kernel of, if it can."""
         self.fused = {self.index[graph.operators[m].name] for m in self.kernels}
         """Of these, the flat nodes: a control edge at one of them would keep Grappler from it."""
@@ -139,7 +136,7 @@ class _Writer:
         """Operators that compute the same: Grappler runs one of them, if nothing else differs."""
         self._bodies: dict[str, Body] = {}
 
-    def works(self, coarse: CoarseGraph) -> list[_Work]:
+    def works(self, coarse: CoarseGraph) -> list[_FusedWork]:
         """The work of every fused operator."""
         operators, known = coarse.fine.operators, self.analysis
         folded = _folded(coarse.fine, known.fixed)
@@ -154,7 +151,7 @@ class _Writer:
             first, last = _ends(coarse.fine, fused.members, work)
             starts = dict.fromkeys(self._start(coarse.fine, m, work) for m in first)
             ends = ([self.index[operators[m].name] for m in row] for row in (starts, last))
-            found.append(_Work(*map(tuple, ends)))
+            found.append(_FusedWork(*map(tuple, ends)))
         return found
 
     def _start(self, graph: Graph, operator: int, work: set[int]) -> int:
@@ -164,8 +161,8 @@ class _Writer:
         return next(contractions, operator)
 
     def edges(
-        self, works: Sequence[Sequence[_Work]]
-    ) -> tuple[Reduced, dict[Pair, tuple[Path, Wait]]]:
+        self, works: Sequence[Sequence[_FusedWork]]
+    ) -> tuple[ReducedOrder, dict[Pair, tuple[Path, Wait]]]:
         """The precedences that are needed, and for every possible one the edge that enforces it."""
         possible: dict[Pair, tuple[Path, Wait]] = {}
         for row in works:
@@ -189,7 +186,7 @@ class _Writer:
         """A precedence in the names of operators."""
         return Precedence(self.nodes[pair[0]].name, self.nodes[pair[1]].name)
 
-    def _chain(self, row: Sequence[_Work], possible: dict[Pair, tuple[Path, Wait]]) -> None:
+    def _chain(self, row: Sequence[_FusedWork], possible: dict[Pair, tuple[Path, Wait]]) -> None:
         """Every start of an operator waits for the ends of those before it in the same body."""
         open_ends: dict[Path, list[int]] = {}
         for work in row:
@@ -300,3 +297,59 @@ def _path(scope: Scope) -> Path:
 
 def _tensors(infos: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(input_node(name) for info in infos.values() for name in tensor_names(info))
+
+
+Pair = tuple[int, int]
+"""(node that comes first, node that waits)."""
+
+
+@dataclass(frozen=True)
+class ReducedOrder:
+    """What is left of a set of precedences, and what it implies."""
+
+    pairs: tuple[Pair, ...]
+    """Those that nothing else implies, in the order they were given."""
+    bits: dict[int, int]
+    """Node that comes first in some question -> its bit."""
+    before: Sequence[int]
+    """For each node, the bits of the nodes that must finish before it starts."""
+
+    def implies(self, first: int, second: int) -> bool:
+        """Whether one node must finish before another starts."""
+        return bool(self.before[second] & self.bits[first])
+
+
+def reduced(
+    sources: Sequence[Collection[int]], pairs: Sequence[Pair], asked: Iterable[int] = ()
+) -> ReducedOrder:
+    """Removes every pair that the graph and the other pairs imply.
+
+    In an acyclic graph the edges that no other path replaces are the only smallest set with the
+    same closure (Aho, Garey and Ullman, 1972), so all others can go at once.
+
+    Args:
+      sources: for each node of the graph, the nodes that it waits for.
+      pairs: precedences; with the graph they must be acyclic.
+      asked: further nodes that `ReducedOrder.implies` can be asked about as first.
+
+    Raises:
+      ValueError: the pairs and the graph have a cycle.
+    """
+    waits = [set(known) for known in sources]
+    for first, second in pairs:
+        waits[second].add(first)
+    bits = {n: 1 << k for k, n in enumerate(dict.fromkeys((*(a for a, _ in pairs), *asked)))}
+    order = topological_order(len(waits), ((a, b) for b, known in enumerate(waits) for a in known))
+    if len(order) < len(waits):
+        raise ValueError("the planned order and the graph have a cycle")
+    before = [0] * len(waits)
+    for node in order:
+        for source in waits[node]:
+            before[node] |= before[source] | bits.get(source, 0)
+    kept = tuple(
+        (first, second)
+        for first, second in dict.fromkeys(pairs)
+        if first not in sources[second]
+        and not any(before[s] & bits[first] for s in waits[second] if s != first)
+    )
+    return ReducedOrder(kept, bits, before)

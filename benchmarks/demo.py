@@ -16,11 +16,10 @@ from absl import flags
 
 import moirai_tf
 from moirai_tf.bench import BenchOptions, bench
+from moirai_tf.bench.local_cluster import local_cluster
 from moirai_tf.cluster import Cluster
-from moirai_tf.runtime.local_cluster import local_cluster
 from tests.zoo import application
-
-from . import _flags
+from tools import _flags
 
 _WORK_DIR = flags.DEFINE_string("work_dir", "build/demo", "where model and output go")
 _SHARES = flags.DEFINE_multi_float(
@@ -73,10 +72,5 @@ def _workers() -> Iterator[Cluster]:
         yield workers.cluster
 
 
-def entry() -> None:
-    """The demo as a command."""
-    _flags.run(main)
-
-
 if __name__ == "__main__":
-    entry()
+    _flags.run(main)

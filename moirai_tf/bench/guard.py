@@ -24,7 +24,7 @@ _LAST_BYTES = 2000
 _REMOVAL_TIMEOUT_S = 5.0
 
 
-class _Worker:
+class _WorkerProcess:
     """A worker's process and what it says until it is ready."""
 
     def __init__(self, command: list[str], spec: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ def _removed(directory: Path) -> bool:
     return True
 
 
-def _watch(user: int, stop: int, workers: list[_Worker]) -> None:
+def _watch(user: int, stop: int, workers: list[_WorkerProcess]) -> None:
     """Reports workers as they get ready; returns when they are not needed any more."""
     waiting = {worker.report.fileno(): task for task, worker in enumerate(workers)}
     poll = select.poll()
@@ -126,7 +126,7 @@ def main(user: int, prefixes: Sequence[str]) -> None:
       user: process id of the user.
       prefixes: as of `remove_groups`.
     """
-    workers: list[_Worker] = []
+    workers: list[_WorkerProcess] = []
     try:
         line = sys.stdin.readline()
         if not line:
@@ -135,7 +135,7 @@ def main(user: int, prefixes: Sequence[str]) -> None:
         stop = _stop_pipe()
         job = json.loads(line)
         for spec in job["workers"]:
-            workers.append(_Worker(job["command"], spec))
+            workers.append(_WorkerProcess(job["command"], spec))
         _say({"pids": [worker.pid for worker in workers]})
         _watch(user, stop, workers)
     except BrokenPipeError:  # the user is gone

@@ -75,7 +75,10 @@ def _fitted(source: str, target: str, times_ns: Sequence[float]) -> MeasuredLink
         for nbytes, ns in zip(SIZES, times_ns, strict=True)
     ]
     return MeasuredLink(
-        link,
+        source,
+        target,
+        link.latency_ns,
+        link.bandwidth_bytes_per_s,
         round(float(np.median(errors)), 4),
         tuple((nbytes, round(ns)) for nbytes, ns in zip(SIZES, times_ns, strict=True)),
     )
