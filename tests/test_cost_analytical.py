@@ -277,6 +277,48 @@ def test_a_branch_costs_its_most_expensive_function(tmp_path):
     assert traffic <= 1024
 
 
+_WEIGHTS = tf.ones([64, 64])
+
+
+def _product(x):
+    return tf.matmul(x, _WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("branches", "op"),
+    [
+        (lambda x: tf.cond(tf.rank(x) > 2, lambda: _product(x[0, 0]), lambda: _product(x)), "If"),
+        (
+            lambda x: tf.switch_case(
+                tf.rank(x) - 1,
+                [lambda: tf.transpose(x, [0]), lambda: _product(x), lambda: _product(x[0, 0, 0])],
+            ),
+            "Case",
+        ),
+        (
+            lambda x: tf.cond(
+                tf.rank(x) > 2,
+                lambda: tf.cond(tf.size(x) > 1, lambda: tf.transpose(x, [2, 0, 1]), lambda: x),
+                lambda: _product(x),
+            ),
+            "If",
+        ),
+    ],
+    ids=["cond", "case", "cond in a cond"],
+)
+def test_branches_that_do_not_suit_their_arguments_cost_nothing(tmp_path, branches, op):
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, "x")])
+    def call(x):
+        return {"y": branches(x)}
+
+    graph = imported(saved(call, tmp_path / "m"), input_shapes=("x=2,64",))
+    (index,) = (i for i, o in enumerate(graph.operators) if o.op.endswith(op))
+    time, _ = analytical(graph, CPU, trips=1)[index]
+    # As in `test_a_branch_costs_its_most_expensive_function`, and a constant of 64 x 64 x 4 bytes.
+    product = 16_384 + 17_408 + 16_384
+    assert product <= time < 1.1 * product
+
+
 def test_compiled_functions_cost_their_operators(zoo_dir):
     graph = imported(read_saved_model(zoo_dir("jit_compile")), batch_size=2)
     index = index_of(graph, "StatefulPartitionedCall")

@@ -28,6 +28,7 @@ from moirai_tf.fusion import ops
 from moirai_tf.graph.graph import CALL_OPS, CLIENT_OPS, LOOPS, LOWERED_OPS, Graph, Operator
 from moirai_tf.graph.graphdef import meta_graph, to_graph_def
 from moirai_tf.graph.kernels import host_memory
+from moirai_tf.graph.shapes import ShapeError
 from moirai_tf.model.validate import function_attrs
 
 Properties: TypeAlias = device_properties_pb2.DeviceProperties
@@ -150,17 +151,28 @@ def _on_gpu(operator: Operator, device: Device, counted_ns: int, nbytes: int) ->
 
 
 def _functions_time(graph: Graph, operator: Operator, device: Device, trips: int) -> int:
-    """Time of the functions that an operator runs, 0 if it holds none."""
+    """Time of the functions that an operator runs, 0 if it holds none.
+
+    A branch that does not suit its arguments (`tf.cond(tf.rank(x) > 1, ...)`) is never taken.
+
+    Raises:
+      ShapeError: no function of a branch suits them, or that of anything else does not.
+    """
     if operator.op in graph.functions:
         return _body_time(body_of(graph, operator, operator.op).graph, device, trips)
     if operator.op not in LOWERED_OPS | CALL_OPS:
         return 0
-    times = {
-        attr if index < 0 else f"{attr}[{index}]": _body_time(
-            body_of(graph, operator, function.name).graph, device, trips
-        )
-        for attr, index, function in function_attrs(operator.node)
-    }
+    times: dict[str, int] = {}
+    unsuited: ShapeError | None = None
+    for attr, index, function in function_attrs(operator.node):
+        try:
+            time = _body_time(body_of(graph, operator, function.name).graph, device, trips)
+        except ShapeError as error:
+            unsuited = error
+        else:
+            times[attr if index < 0 else f"{attr}[{index}]"] = time
+    if unsuited is not None and (operator.op in LOOPS | CALL_OPS or not times):
+        raise unsuited
     if operator.op not in LOOPS:
         return max(times.values())
     counted = trip_count(graph, operator)

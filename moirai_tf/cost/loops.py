@@ -169,6 +169,9 @@ def body_of(graph: Graph, operator: Operator, function: str) -> FlatBody:
     """A function that an operator of a flat graph holds, with calls inside it inlined.
 
     Arguments have the static shapes that the operator is given; variables stay variables.
+
+    Raises:
+      ShapeError: the function does not suit these shapes, as a branch that is not taken need not.
     """
     definition = next(f for f in graph.library.function if f.signature.name == function)
     names = [argument.name for argument in definition.signature.input_arg]
@@ -181,9 +184,9 @@ def body_of(graph: Graph, operator: Operator, function: str) -> FlatBody:
         [*nodes, *definition.node_def], fed, [*names, *results], definition.control_ret.values()
     )
     fixed = {
-        argument.producer: _spec(graph, ref).shape or ()
+        argument.producer: shape
         for argument, ref, node in zip(wired, given, nodes, strict=False)
-        if node.op == "Placeholder"
+        if node.op == "Placeholder" and (shape := _spec(graph, ref).shape) is not None
     }
     specs = shapes.infer(flattener.nodes, fixed, graph.library)
     operators = tuple(

@@ -36,6 +36,10 @@ _Shapes = Mapping[str, list[Any]]
 """Node -> `tf.TensorShape` of every output."""
 
 
+class ShapeError(MoiraiError):
+    """TensorFlow refuses the shapes of a graph."""
+
+
 def infer(
     nodes: Sequence[FlatNode],
     placeholders: Mapping[int, Sequence[int]],
@@ -51,7 +55,7 @@ def infer(
       producer: version of the `GraphDef` that the nodes come from; old ops need an old one.
 
     Raises:
-      MoiraiError: TensorFlow refuses the graph; its own message is passed on.
+      ShapeError: TensorFlow refuses the graph; its own message is passed on.
     """
 
     @cache
@@ -80,11 +84,11 @@ def _possible(
     A branch that is not taken for these inputs need not suit them (`tf.cond(tf.rank(x) > 1, ...)`).
 
     Raises:
-      MoiraiError: TensorFlow refuses the graph as it is.
+      ShapeError: TensorFlow refuses the graph as it is.
     """
     try:
         shapes_with(others.union(names))
-    except MoiraiError:
+    except ShapeError:
         shapes_with(others)
     else:
         return others.union(names)
@@ -125,7 +129,7 @@ def _shapes(graph_def: Any) -> _Shapes:
         with tf.Graph().as_default() as graph:
             tf.graph_util.import_graph_def(graph_def, name="")
     except (OpError, TypeError, ValueError) as error:
-        raise MoiraiError(
+        raise ShapeError(
             f"TensorFlow cannot infer the shapes of this graph: {error}",
             why="sizes of tensors decide the cost of transfers and the memory of devices",
             fix="check the input shapes (batch_size, input_shapes) against the signature",
