@@ -137,6 +137,32 @@ def optimise_on_gpu(
         virtual.Shutdown()
 
 
+@dataclass(frozen=True)
+class Transfer:
+    """A tensor that crosses to another device."""
+
+    tensor: str
+    source: str
+    target: str
+
+
+def transfers(optimised: Optimised, graph: Graph) -> set[Transfer]:
+    """What crosses in a graph as Grappler leaves it; small constants are copied instead."""
+    nodes = {node.name: node for node in optimised.graph_def.node}
+    reads = [(t, n.device) for n in nodes.values() for t in n.input if not t.startswith("^")]
+    reads += [(text.removesuffix(":0"), f"{TASK}/device:CPU:0") for text in graphdef.fetches(graph)]
+    return {
+        Transfer(tensor, nodes[tensor.partition(":")[0]].device, device)
+        for tensor, device in reads
+        if nodes[tensor.partition(":")[0]].device != device
+        and not _is_small_constant(nodes[tensor.partition(":")[0]])
+    }
+
+
+def _is_small_constant(node: Any) -> bool:
+    return node.op == "Const" and tensor_util.MakeNdarray(node.attr["value"].tensor).size <= 16
+
+
 def kernels_of(coarse: CoarseGraph, device_type: str) -> dict[str, list[str]]:
     """Operator whose output leaves a kernel of several -> the names of the others."""
     fine = coarse.fine.operators

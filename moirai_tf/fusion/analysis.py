@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-from tensorflow.python.framework import op_def_registry
+from tensorflow.python.framework import op_def_registry, tensor_util
 
 from moirai_tf.fusion import ops
 from moirai_tf.graph.graph import CLIENT_OPS, Graph, Operator, TensorRef
@@ -56,6 +57,15 @@ def analyse(graph: Graph) -> Analysis:
         shape=_shape_arithmetic(graph, fixed),
         weight=_weights(graph, fixed),
     )
+
+
+def constant_values(graph: Graph, index: int) -> list[float]:
+    """All values of a `Const`; none for anything else."""
+    operator = graph.operators[index]
+    value: Any = operator.attr("value")
+    if operator.op != "Const" or value is None:
+        return []
+    return [float(v) for v in tensor_util.MakeNdarray(value.tensor).flat]
 
 
 def _forwards(graph: Graph) -> list[TensorRef | None]:

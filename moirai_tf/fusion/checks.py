@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from tensorflow.python.framework import tensor_util
-
-from moirai_tf.fusion.analysis import Analysis
+from moirai_tf.fusion.analysis import Analysis, constant_values
 from moirai_tf.fusion.pattern import Check, Match
 from moirai_tf.graph.graph import TensorSpec
 
@@ -120,7 +117,9 @@ def swaps_rows_and_columns(*labels: str) -> Check:
     def check(analysis: Analysis, match: Match) -> str | None:
         for label in (label for label in labels if label in match.binding):
             index = match.operator(label)
-            order = _values(analysis, analysis.graph.operators[index].inputs[1].producer)
+            order = constant_values(
+                analysis.graph, analysis.graph.operators[index].inputs[1].producer
+            )
             size = len(order)
             if order != [*range(size - 2), size - 1, size - 2]:
                 return f"{_name(analysis, index)} does more than swap rows and columns"
@@ -191,17 +190,8 @@ def not_negative(label: str) -> Check:
 
 def _scalar(analysis: Analysis, index: int) -> float | None:
     """The value of a one-element `Const`, or None for anything else."""
-    values = _values(analysis, index)
+    values = constant_values(analysis.graph, index)
     return values[0] if len(values) == 1 else None
-
-
-def _values(analysis: Analysis, index: int) -> list[float]:
-    """All values of a `Const`; none for anything else."""
-    operator = analysis.graph.operators[index]
-    value: Any = operator.attr("value")
-    if operator.op != "Const" or value is None:
-        return []
-    return [float(v) for v in tensor_util.MakeNdarray(value.tensor).flat]
 
 
 def _differ(first: tuple[int, ...] | None, second: tuple[int, ...] | None) -> bool:

@@ -90,6 +90,7 @@ def _merge(
     joins.operands()
     joins.concatenations()
     joins.reductions()
+    joins.rewritten()
     joins.views()
     joins.expressions()
     joins.operands()

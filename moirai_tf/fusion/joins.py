@@ -12,7 +12,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from moirai_tf.fusion import ops
-from moirai_tf.fusion.analysis import Analysis
+from moirai_tf.fusion.analysis import Analysis, constant_values
 from moirai_tf.fusion.merge import Merger
 from moirai_tf.graph.graph import CLIENT_OPS
 
@@ -20,6 +20,7 @@ JOINED = "joined"
 EXPRESSION = "eigen/expression"
 CONCATENATION = "grappler/concatenation"
 REDUCTION = "grappler/reduction"
+REWRITTEN = "grappler/rewritten"
 _CONCAT = "ConcatV2"
 _CHAINABLE = ops.ELEMENT_WISE | ops.IDENTITIES | frozenset(ops.VIEWS)
 
@@ -73,7 +74,7 @@ class Joins:
         apart, every part of the first would cross to the second.
         """
         for i, operator in enumerate(self.analysis.graph.operators):
-            readers = self.analysis.graph.consumers[i] if operator.op == _CONCAT else ()
+            readers = self.analysis.data_readers(i) if operator.op == _CONCAT else ()
             if len(readers) == 1 and self._axis(i) == self._axis(readers[0]) is not None:
                 self.merger.merge((i, readers[0]), CONCATENATION, keep=(i, readers[0]))
 
@@ -84,11 +85,28 @@ class Joins:
         OptimizeMaxOrMinOfMonotonic): apart, the tensor would cross, and come back.
         """
         for i, operator in enumerate(self.analysis.graph.operators):
-            source = operator.inputs[0].producer if operator.op in ops.EXTREMA else None
-            if source is None or self.analysis.graph.operators[source].op not in ops.MONOTONIC:
+            if operator.op not in ops.EXTREMA:
                 continue
-            if self.analysis.graph.consumers[source] == (i,):
+            source = self._source(i, 0)
+            monotonic = self.analysis.graph.operators[source].op in ops.MONOTONIC
+            if monotonic and self.analysis.data_readers(source) == (i,):
                 self.merger.merge((source, i), REDUCTION, keep=(source, i))
+
+    def rewritten(self) -> None:
+        """An operator joins those whose inputs Grappler lets it read in their place.
+
+        Grappler does so wherever the two are placed, and whoever else reads the one that is passed
+        over: apart, what that reads would cross as well as what it gives.
+        """
+        for i, operator in enumerate(self.analysis.graph.operators):
+            passed_over = [
+                source
+                for source in {self._source(i, k): None for k in range(len(operator.inputs))}
+                if not self.analysis.fixed[source] and self._passes_over(i, source)
+            ]
+            for source in passed_over:
+                rule = self.merger.rule(i) or self.merger.rule(source) or REWRITTEN
+                self.merger.merge((source, i), rule, keep=(source, i))
 
     def expressions(self) -> None:
         """An element-wise operator joins its only reader if that is element-wise, too."""
@@ -115,6 +133,23 @@ class Joins:
         if operator.op == "Prod":
             return operators[operator.inputs[0].producer].op == "Shape"
         return operator.op in ops.SHAPE_SOURCES and len(operator.inputs) == 1
+
+    def _passes_over(self, i: int, source: int) -> bool:
+        """Whether Grappler may let an operator read what its source reads."""
+        reader, passed = (self.analysis.graph.operators[k] for k in (i, source))
+        if reader.op in ops.PRODUCTS and passed.op in ops.TRANSPOSES:
+            return self._swaps_rows_and_columns(source)
+        return passed.op in ops.PASSED_OVER.get(reader.op, ())
+
+    def _swaps_rows_and_columns(self, transpose: int) -> bool:
+        graph = self.analysis.graph
+        order = constant_values(graph, graph.operators[transpose].inputs[1].producer)
+        size = len(order)
+        return order == [*range(size - 2), size - 1, size - 2]
+
+    def _source(self, i: int, position: int) -> int:
+        """The operator behind an input."""
+        return self.analysis.source(self.analysis.graph.operators[i].inputs[position]).producer
 
     def _axis(self, i: int) -> object | None:
         """The constant axis of a concatenation; None for any other operator."""

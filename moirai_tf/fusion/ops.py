@@ -60,3 +60,12 @@ EXTREMA = frozenset({
     "ArgMax", "ArgMin", "Max", "MaxPool", "MaxPool3D", "MaxPoolV2", "MaxPoolWithArgmax", "Min",
 })  # fmt: skip
 """Operators that pick the largest or smallest of their input's values."""
+
+TRANSPOSES = frozenset({"ConjugateTranspose", "Transpose"})
+PASSED_OVER = {
+    **dict.fromkeys(("Add", "AddV2", "Sub"), frozenset({"Neg"})),
+    **dict.fromkeys(TRANSPOSES, frozenset({"Conj", *TRANSPOSES})),
+    "Conj": frozenset({"Conj", *TRANSPOSES}),
+    **{op: frozenset({op}) for op in ("Inv", "Invert", "LogicalNot", "Neg", "Reciprocal")},
+}
+"""Op -> ops whose inputs Grappler may let it read in their place (`arithmetic_optimizer.cc`)."""
