@@ -58,14 +58,11 @@ def executed(jobs: Sequence[tuple[Job, Mapping[str, Any]]]) -> list[list[Node]]:
 
 def nodes_of(job: Job, inputs: Mapping[str, Any]) -> list[Node]:
     """The nodes of the graph that runs, in this process."""
-    from moirai_tf.verify.run import run_session, run_tf2
+    from moirai_tf.verify.run import SessionModel, Tf2Model
 
-    where = (Path(job.path), job.tags, job.signature, inputs)
-    if job.loader == "tf2":
-        run = run_tf2(*where, grappler=False)
-    else:
-        run = run_session(*where, ["/device:CPU:0"], grappler=False)
-    return list(_read(run.partitions[-1]))
+    where = (Path(job.path), job.tags, job.signature)
+    model = Tf2Model(*where) if job.loader == "tf2" else SessionModel(*where, ["/device:CPU:0"])
+    return list(_read(model.run(inputs, grappler=False).partitions[-1]))
 
 
 def _read(graphs: Iterable[Any]) -> Iterable[Node]:

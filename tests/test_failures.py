@@ -18,7 +18,7 @@ from moirai_tf.errors import MoiraiError
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.runtime.failures import failure_of, reason
 from moirai_tf.verify import VerifyOptions
-from moirai_tf.verify.run import run_session, run_tf2
+from moirai_tf.verify.run import SessionModel, Tf2Model
 from tests.cost_cases import imported, saved, spec
 from tests.placements import place
 from tests.saved_models import edited, node_of, save_graph
@@ -226,8 +226,8 @@ def test_function_that_raises_tells_no_traceback(tmp_path: Path) -> None:
 
     path, inputs = saved(call, tmp_path / "m").path, {"x": np.ones(2, np.float32)}
     for run in (
-        lambda: run_session(path, ["serve"], "serving_default", inputs, [], grappler=False),
-        lambda: run_tf2(path, ["serve"], "serving_default", inputs, grappler=False),
+        lambda: SessionModel(path, ["serve"], "serving_default", []).run(inputs, grappler=False),
+        lambda: Tf2Model(path, ["serve"], "serving_default").run(inputs, grappler=False),
     ):
         with pytest.raises(tf.errors.OpError) as caught:
             run()
@@ -269,7 +269,7 @@ def test_no_reason_is_empty(product: Path, tmp_path: Path) -> None:
         x = tf1.placeholder(tf.float32, [2, 4], "x")
         save_graph(path, graph, {"x": x}, {"y": x @ tf1.get_variable("v", [4, 4])})
     with pytest.raises(tf.errors.OpError) as caught:
-        run_tf2(path, ["serve"], "serving_default", inputs, grappler=False)
+        Tf2Model(path, ["serve"], "serving_default").run(inputs, grappler=False)
     assert str(caught.value).splitlines()[2].startswith("Detected at node")
     assert reason(caught.value).startswith("Could not find variable v")
 

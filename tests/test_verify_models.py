@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.saved_model.pywrap_saved_model import metrics
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.prune import prune
@@ -19,6 +20,7 @@ from moirai_tf.rewrite.directory import remap
 from moirai_tf.rewrite.plan import Plan, PlanTransfer
 from moirai_tf.rewrite.plan_file import PLAN_FILE, plan_to_json, read_plan
 from moirai_tf.verify import Finding, VerifyOptions, check_report, inspect_placed, verify
+from moirai_tf.verify.run import SessionModel, Tf2Model
 from tests.placements import place
 from tests.saved_models import edited, graph_of, save_function
 
@@ -233,6 +235,43 @@ def test_random_operators_are_seeded(tmp_path: Path) -> None:
     place(source, tmp_path / "placed", placement=_second_half(source, "Sin"))
     report = verify(source, tmp_path / "placed", VerifyOptions(grappler="off"))
     assert [parity.bit_equal for parity in report.outputs] == [True, True]
+
+
+@pytest.mark.parametrize("loader", ["tf2", "session"])
+def test_one_loaded_model_runs_without_grappler_and_with_it(loader: str, tmp_path: Path) -> None:
+    """Grappler makes one operator of `Exp` and `Sin`."""
+
+    @tf.function(input_signature=[tf.TensorSpec([2], tf.float32, "x")])
+    def power(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": tf.sin(tf.exp(x))}
+
+    where = (save_function(tmp_path / "model", power), ["serve"], "serving_default")
+    model = Tf2Model(*where) if loader == "tf2" else SessionModel(*where, [CPU0])
+    before = metrics.GetReadApi("load_v2")
+    runs = [model.run({"x": np.ones(2, np.float32)}, grappler=on) for on in (False, True)]
+    assert metrics.GetReadApi("load_v2") - before == (loader == "tf2")
+    ops = [{n.op for g in run.partitions[-1] for n in g.node} for run in runs]
+    assert [found & {"Exp", "Sin", "_UnaryOpsComposition"} for found in ops] == [
+        {"Exp", "Sin"},
+        {"_UnaryOpsComposition"},
+    ]
+    untraced = model.run({"x": np.ones(2, np.float32)}, grappler=True, traced=False)
+    assert not any(untraced.partitions)
+    np.testing.assert_array_equal(untraced.outputs["y"], runs[1].outputs["y"])
+
+
+def test_a_model_that_counts_its_runs(tmp_path: Path) -> None:
+    count = tf.Variable(1.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([2], tf.float32, "x")])
+    def counted(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": tf.sin(x) * count.assign_add(1.0)}
+
+    source = save_function(tmp_path / "model", counted, count=count)
+    place(source, tmp_path / "placed", placement=_second_half(source, "Sin"))
+    report = verify(source, tmp_path / "placed")
+    assert len(report.outputs) == len(report.proofs) == 4
+    assert all(parity.bit_equal for parity in report.outputs)
 
 
 def test_a_model_that_never_answers_twice_the_same(tmp_path: Path) -> None:

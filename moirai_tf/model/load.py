@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,37 @@ def session_config_text(devices: Iterable[str]) -> str:
     """The same as text, for `--tensorflow_session_config_file` of TensorFlow Serving."""
     config = text_format.MessageToString(session_config(devices))
     return f"allow_soft_placement: false\n{config}"  # TensorFlow leaves out what is the default
+
+
+class SessionGraph:
+    """A SavedModel's main graph, read once for any number of Sessions."""
+
+    def __init__(self, directory: str | Path, tags: Iterable[str]) -> None:
+        self._directory = directory
+        self._tags = list(tags)
+
+    @cached_property
+    def _loader(self) -> Any:
+        return loader_impl.SavedModelLoader(str(self._directory))
+
+    @cached_property
+    def _imported(self) -> tuple[tf.Graph, Any]:
+        graph = tf.Graph()
+        saver, _ = self._loader.load_graph(graph, self._tags)
+        return graph, saver
+
+    @property
+    def graph(self) -> tf.Graph:
+        """The graph; a Session of it has no values yet."""
+        return self._imported[0]
+
+    def restore(self, session: Any) -> Mapping[str, Any]:
+        """Gives a Session of the graph its variables and tables; returns the signatures."""
+        self._loader.restore_variables(session, self._imported[1])
+        self._loader.run_init_ops(session, self._tags)
+        found = self._loader.get_meta_graph_def_from_tags(self._tags)
+        signatures: Mapping[str, Any] = found.signature_def
+        return signatures
 
 
 def load_in_session(directory: str | Path, session: Any, tags: Iterable[str]) -> Mapping[str, Any]:

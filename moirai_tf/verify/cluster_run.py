@@ -1,4 +1,4 @@
-"""Runs a SavedModel once on the servers of a cluster and keeps what they tell of it."""
+"""Runs a SavedModel on the servers of a cluster and keeps what they tell of it."""
 
 from __future__ import annotations
 
@@ -16,44 +16,57 @@ from moirai_tf.verify.parity import Array
 from moirai_tf.verify.run import Run, feeds_and_fetches, run_of, switch_off
 
 
-def run_on_cluster(
-    directory: Path,
-    tags: Iterable[str],
-    signature: str,
-    inputs: Mapping[str, Array],
-    cluster: Cluster,
-    *,
-    grappler: bool,
-    timeout_s: float,
-) -> Run:
-    """Runs a signature through the server of the cluster's client device.
+class ClusterModel:
+    """A SavedModel on the servers of a cluster; every run loads it anew."""
 
-    Args:
-      directory: the SavedModel, at a path that the servers can read.
-      tags: which of its MetaGraphs.
-      signature: which of its signatures.
-      inputs: one array per input.
-      cluster: devices with addresses.
-      grappler: whether Grappler may change the graph.
-      timeout_s: the longest that one step may take.
+    def __init__(
+        self,
+        directory: Path,
+        tags: Iterable[str],
+        signature: str,
+        cluster: Cluster,
+        *,
+        timeout_s: float,
+    ) -> None:
+        """Loads nothing yet.
 
-    Raises:
-      MoiraiError: a worker is missing, is another one than the cluster says, dies, does not answer
-        in time, or cannot read the model.
-      tf.errors.OpError: the model cannot be run.
-    """
-    config = config_pb2.ConfigProto()
-    if not grappler:
-        switch_off(config)
-    with open_session(cluster, config=config, timeout_s=timeout_s) as opened:
-        check_identity(opened)
-        definition = load_on_servers(directory, tags, opened)[signature]
-        feeds, fetches = feeds_and_fetches(definition, inputs)
-        outputs, metadata = opened.run(fetches, feeds, trace=True)
-    for graph in metadata.partition_graphs:
-        for node in graph.node:
-            _as_in_one_process(node)
-    return run_of(outputs, metadata)
+        Args:
+          directory: the SavedModel, at a path that the servers can read.
+          tags: which of its MetaGraphs.
+          signature: which of its signatures.
+          cluster: devices with addresses.
+          timeout_s: the longest that one step may take.
+        """
+        self._directory = directory
+        self._tags = tags
+        self._signature = signature
+        self._cluster = cluster
+        self._timeout_s = timeout_s
+
+    def run(self, inputs: Mapping[str, Array], *, grappler: bool) -> Run:
+        """One inference through the server of the cluster's client device.
+
+        Args:
+          inputs: one array per input.
+          grappler: whether Grappler may change the graph.
+
+        Raises:
+          MoiraiError: a worker is missing, is another one than the cluster says, dies, does not
+            answer in time, or cannot read the model.
+          tf.errors.OpError: the model cannot be run.
+        """
+        config = config_pb2.ConfigProto()
+        if not grappler:
+            switch_off(config)
+        with open_session(self._cluster, config=config, timeout_s=self._timeout_s) as opened:
+            check_identity(opened)
+            definition = load_on_servers(self._directory, self._tags, opened)[self._signature]
+            feeds, fetches = feeds_and_fetches(definition, inputs)
+            outputs, metadata = opened.run(fetches, feeds, trace=True)
+        for graph in metadata.partition_graphs:
+            for node in graph.node:
+                _as_in_one_process(node)
+        return run_of(outputs, metadata)
 
 
 def _as_in_one_process(node: Any) -> None:

@@ -6,7 +6,7 @@ TensorFlow fixes its logical devices when it starts, and keeps memory once taken
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
 from moirai_tf.runtime.failures import LoadingError, failure_of
-from moirai_tf.verify.cluster_run import run_on_cluster
+from moirai_tf.verify.cluster_run import ClusterModel
 from moirai_tf.verify.names import Names, session_names, tf2_names
 from moirai_tf.verify.options import CLUSTER, SESSION, TF2, VerifyOptions
 from moirai_tf.verify.parity import Array, compare, difference, tolerance_of
 from moirai_tf.verify.partition import PartitionedGraph, device_key, local_device
 from moirai_tf.verify.placement_proof import Evidence, prove
 from moirai_tf.verify.report import MODEL, Finding, OutputParity, RunProof, VerifyReport
-from moirai_tf.verify.run import Run, run_session, run_tf2
+from moirai_tf.verify.run import Run, SessionModel, Tf2Model
 from moirai_tf.verify.stand_in import stand_in_original, stand_in_placed
 
 
@@ -63,17 +63,7 @@ def examine(
         if reason is not None:
             found.notes.append(f"{loader}: not run, {reason}")
             continue
-        for grappler in options.grappler_modes:
-            try:
-                reference = subject.run_original(loader, grappler=grappler)
-            except MoiraiError:
-                raise
-            except Exception as error:  # loading may run any Python code
-                if loader == CLUSTER:
-                    raise _unloadable(error) from error
-                found.fail(loader, error)
-                break
-            _examine_run(subject, loader, reference, found, grappler=grappler)
+        _examine_loader(subject, loader, found)
     if not found.proofs and not found.findings:
         raise MoiraiError(
             f"no run could prove where operators run: {'; '.join(dict.fromkeys(found.notes))}",
@@ -127,31 +117,29 @@ class _Subject:
         """Those of the options that there is a use for."""
         return tuple(x for x in self.options.loaders if x != CLUSTER or self.cluster is not None)
 
-    def run_original(self, loader: str, *, grappler: bool) -> Run:
-        """One inference on this process's CPU: workers and GPUs may be too small for it."""
-        return self._run_here(self.original_dir, loader, grappler=grappler, original=True)
+    def original(self, loader: str) -> Tf2Model | SessionModel:
+        """The original on this process's CPU: workers and GPUs may be too small for it."""
+        return self._here(self.original_dir, loader, original=True)
 
-    def run_placed(self, loader: str, *, grappler: bool) -> Run:
-        """One inference, with a cluster on its workers."""
+    def placed(self, loader: str) -> Tf2Model | SessionModel | ClusterModel:
+        """The placed model, with a cluster on its workers."""
         if loader != CLUSTER:
-            return self._run_here(self.placed_dirs[loader], loader, grappler=grappler)
+            return self._here(self.placed_dirs[loader], loader)
         assert self.cluster is not None
-        return run_on_cluster(
-            self.placed_dirs[loader], self.plan.tags, self.plan.signature, self.inputs,
-            self.cluster, grappler=grappler, timeout_s=self.options.step_timeout_s,
+        return ClusterModel(
+            self.placed_dirs[loader], self.plan.tags, self.plan.signature, self.cluster,
+            timeout_s=self.options.step_timeout_s,
         )  # fmt: skip
 
-    def _run_here(
-        self, directory: Path, loader: str, *, grappler: bool, original: bool = False
-    ) -> Run:
+    def _here(
+        self, directory: Path, loader: str, *, original: bool = False
+    ) -> Tf2Model | SessionModel:
         tags, signature, on_cpu = self.plan.tags, self.plan.signature, original and self.has_gpus
         if loader == TF2:
-            return run_tf2(
-                directory, tags, signature, self.inputs, grappler=grappler, on_cpu=on_cpu
-            )
-        return run_session(
-            directory, tags, signature, self.inputs, self.devices.values(),
-            grappler=grappler, on_cpu=on_cpu, soft_placement=original,
+            return Tf2Model(directory, tags, signature, on_cpu=on_cpu)
+        return SessionModel(
+            directory, tags, signature, self.devices.values(),
+            on_cpu=on_cpu, soft_placement=original,
         )  # fmt: skip
 
     @property
@@ -179,6 +167,8 @@ class _Subject:
 
 @dataclass
 class _Found:
+    originals: dict[str, Mapping[bool, Run]] = field(default_factory=dict)
+    """Loader -> whether Grappler was on -> what the original gave."""
     parities: list[OutputParity] = field(default_factory=list)
     proofs: list[RunProof] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -258,14 +248,61 @@ def _graph(model: SavedModel, plan: Plan, inputs: str) -> Graph:
     )
 
 
-def _examine_run(
-    subject: _Subject, loader: str, original: Run, found: _Found, *, grappler: bool
-) -> None:
-    """Runs the placed model as the original was run, and compares."""
-    name = f"{loader}, Grappler {'on' if grappler else 'off'}"
+def _examine_loader(subject: _Subject, loader: str, found: _Found) -> None:
+    """Runs both models in every mode, one model loaded at a time, and compares."""
+    originals = _originals(subject, loader, found)
     gc.collect()
+    placed = subject.placed(loader)
+    wrong = [
+        finding
+        for grappler, original in originals.items()
+        for finding in _examine_run(subject, loader, placed, original, found, grappler=grappler)
+    ]
+    del placed
+    gc.collect()
+    if wrong:
+        _check_repeatable(subject, loader, originals)
+    found.findings.extend(wrong)
+
+
+def _originals(subject: _Subject, loader: str, found: _Found) -> Mapping[bool, Run]:
+    """Whether Grappler was on -> what the original gave, up to the first run that fails."""
+    if loader == CLUSTER and SESSION in found.originals:
+        return found.originals[SESSION]
+    runs: dict[bool, Run] = {}
     try:
-        placed = subject.run_placed(loader, grappler=grappler)
+        runs.update(_runs_of_original(subject, loader, subject.options.grappler_modes))
+        found.originals[loader] = runs
+    except MoiraiError:
+        raise
+    except Exception as error:  # loading may run any Python code
+        if loader == CLUSTER:
+            raise _unloadable(error) from error
+        found.fail(loader, error)
+    return runs
+
+
+def _runs_of_original(
+    subject: _Subject, loader: str, modes: Iterable[bool]
+) -> Iterator[tuple[bool, Run]]:
+    model = subject.original(loader)
+    for grappler in modes:
+        yield grappler, model.run(subject.inputs, grappler=grappler, traced=False)
+
+
+def _examine_run(
+    subject: _Subject,
+    loader: str,
+    model: Tf2Model | SessionModel | ClusterModel,
+    original: Run,
+    found: _Found,
+    *,
+    grappler: bool,
+) -> list[Finding]:
+    """Runs the placed model as the original was run, and proves it; returns what values differ."""
+    name = f"{loader}, Grappler {'on' if grappler else 'off'}"
+    try:
+        placed = model.run(subject.inputs, grappler=grappler)
     except MoiraiError:
         raise
     except Exception as error:
@@ -273,13 +310,10 @@ def _examine_run(
         what = "does not run on the workers" if loader == CLUSTER else "does not"
         text = f"{name}: the original runs, the placed model {what}: {failure.text}"
         found.findings.append(Finding(MODEL, text, fix=failure.fix if failure.known else ""))
-        return
+        return []
     tolerance = 0.0 if subject.exact(loader, grappler=grappler) else subject.tolerance
-    wrong = list(_compare(name, original, placed, found.parities, tolerance))
-    if wrong:
-        _check_repeatable(subject, loader, original, grappler=grappler)
-    found.findings.extend(wrong)
     _prove(subject, loader, name, placed, found, grappler=grappler)
+    return list(_compare(name, original, placed, found.parities, tolerance))
 
 
 def _compare(
@@ -292,18 +326,18 @@ def _compare(
             yield finding
 
 
-def _check_repeatable(subject: _Subject, loader: str, first: Run, *, grappler: bool) -> None:
+def _check_repeatable(subject: _Subject, loader: str, originals: Mapping[bool, Run]) -> None:
     """Refuses to blame a placement for a model that never gives the same answer twice.
 
     Raises:
-      MoiraiError: two runs of the original differ.
+      MoiraiError: the original gives other answers when it is loaded and run once more.
     """
-    second = subject.run_original(loader, grappler=grappler)
-    varying = [
+    varying = dict.fromkeys(
         name
-        for name, value in first.outputs.items()
+        for grappler, second in _runs_of_original(subject, loader, originals)
+        for name, value in originals[grappler].outputs.items()
         if not compare("", name, value, second.outputs[name]).bit_equal
-    ]
+    )
     if varying:
         raise MoiraiError(
             f"two runs of the original differ in {', '.join(map(repr, varying))}",

@@ -1,10 +1,11 @@
-"""Runs a SavedModel once and keeps what TensorFlow tells of it."""
+"""Loads a SavedModel once, runs it, and keeps what TensorFlow tells of every run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
 from tensorflow.python.eager import context
 
 from moirai_tf.model.load import (
+    SessionGraph,
     fetched,
-    load_in_session,
     load_with_devices,
     session_config,
     tensors,
@@ -39,47 +40,69 @@ class Run:
     """Node -> devices that ran it; empty where the loader has no step statistics."""
 
 
-def run_session(
-    directory: Path,
-    tags: Iterable[str],
-    signature: str,
-    inputs: Mapping[str, Array],
-    devices: Iterable[str],
-    *,
-    grappler: bool,
-    on_cpu: bool = False,
-    soft_placement: bool = False,
-) -> Run:
-    """Runs a signature in a TF1 Session, as TensorFlow Serving does.
+class SessionModel:
+    """A SavedModel in TF1 Sessions, as TensorFlow Serving has it.
 
-    Args:
-      directory: the SavedModel.
-      tags: which of its MetaGraphs.
-      signature: which of its signatures.
-      inputs: one array per input.
-      devices: the devices that the Session must have.
-      grappler: whether Grappler may change the graph.
-      on_cpu: whether GPUs that are here must not take part: an original asks for no device, and
-        may fit on none of them.
-      soft_placement: whether an operator may run elsewhere than on its device; of a placed model
-        none may.
+    It is read once; every run has a Session of its own, since Grappler is an option of that.
     """
-    config = session_config(devices)
-    config.allow_soft_placement = soft_placement
-    if on_cpu:
-        config.device_count["GPU"] = 0
-    if not grappler:
-        switch_off(config)
-    options = config_pb2.RunOptions(
-        trace_level=config_pb2.RunOptions.FULL_TRACE, output_partition_graphs=True
-    )
-    metadata = config_pb2.RunMetadata()
-    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+
+    def __init__(
+        self,
+        directory: Path,
+        tags: Iterable[str],
+        signature: str,
+        devices: Iterable[str],
+        *,
+        on_cpu: bool = False,
+        soft_placement: bool = False,
+    ) -> None:
+        """Reads nothing yet.
+
+        Args:
+          directory: the SavedModel.
+          tags: which of its MetaGraphs.
+          signature: which of its signatures.
+          devices: the devices that a Session must have.
+          on_cpu: whether GPUs that are here must not take part: an original asks for no device,
+            and may fit on none of them.
+          soft_placement: whether an operator may run elsewhere than on its device; of a placed
+            model none may.
+        """
+        self._graph = SessionGraph(directory, tags)
+        self._signature = signature
+        self._config = session_config(devices)
+        self._config.allow_soft_placement = soft_placement
+        if on_cpu:
+            self._config.device_count["GPU"] = 0
+
+    def run(self, inputs: Mapping[str, Array], *, grappler: bool, traced: bool = True) -> Run:
+        """One inference.
+
+        Args:
+          inputs: one array per input.
+          grappler: whether Grappler may change the graph.
+          traced: whether to keep what TensorFlow tells of it.
+
+        Raises:
+          LoadingError: the model cannot be loaded.
+        """
+        config = config_pb2.ConfigProto()
+        config.CopyFrom(self._config)
+        if not grappler:
+            switch_off(config)
+        options = config_pb2.RunOptions()
+        if traced:
+            options.trace_level = config_pb2.RunOptions.FULL_TRACE
+            options.output_partition_graphs = True
+        metadata = config_pb2.RunMetadata()
         with loading():
-            definition = load_in_session(directory, session, tags)[signature]
-        feeds, fetches = feeds_and_fetches(definition, inputs)
-        outputs = session.run(fetches, feeds, options=options, run_metadata=metadata)
-    return run_of(outputs, metadata)
+            graph = self._graph.graph
+        with graph.as_default(), tf.compat.v1.Session(config=config) as session:
+            with loading():
+                definition = self._graph.restore(session)[self._signature]
+            feeds, fetches = feeds_and_fetches(definition, inputs)
+            outputs = session.run(fetches, feeds, options=options, run_metadata=metadata)
+        return run_of(outputs, metadata)
 
 
 def feeds_and_fetches(
@@ -105,30 +128,51 @@ def run_of(outputs: Mapping[str, Any], metadata: Any) -> Run:
     )
 
 
-def run_tf2(
-    directory: Path,
-    tags: Iterable[str],
-    signature: str,
-    inputs: Mapping[str, Array],
-    *,
-    grappler: bool,
-    on_cpu: bool = False,
-) -> Run:
-    """Runs a signature the way `moirai_tf.load` does; arguments as in `run_session`."""
-    with _grappler(grappler), tf.device("/device:CPU:0") if on_cpu else nullcontext():
+class Tf2Model:
+    """A SavedModel as `moirai_tf.load` has it, loaded once; other arguments as `SessionModel`'s."""
+
+    def __init__(
+        self, directory: Path, tags: Iterable[str], signature: str, *, on_cpu: bool = False
+    ) -> None:
+        self._directory = directory
+        self._tags = tags
+        self._signature = signature
+        self._device = "/device:CPU:0" if on_cpu else None
+
+    @cached_property
+    def _loaded(self) -> Any:
         with loading():
-            function = load_with_devices(directory, tags).signatures[signature]
-        with tf.device("/device:CPU:0"):
-            constants = {name: tf.constant(value) for name, value in inputs.items()}
-        context.enable_run_metadata()
-        try:
-            results = function(**constants)
-            metadata = context.export_run_metadata()
-        finally:
-            context.disable_run_metadata()
-    outputs = {name: fetched(tensor.numpy()) for name, tensor in _parts(results)}
-    graphs = (tuple(graph.partition_graphs) for graph in metadata.function_graphs)
-    return Run(outputs, tuple(graph for graph in graphs if graph), {})
+            return load_with_devices(self._directory, self._tags)
+
+    def run(self, inputs: Mapping[str, Array], *, grappler: bool, traced: bool = True) -> Run:
+        """One inference; as `SessionModel.run`, but there are no step statistics.
+
+        TensorFlow tells of a function when it makes one, in the first run with Grappler or without.
+        """
+        with _grappler(grappler), tf.device(self._device):
+            function = self._loaded.signatures[self._signature]
+            with tf.device("/device:CPU:0"):
+                constants = {name: tf.constant(value) for name, value in inputs.items()}
+            with _told_of(traced=traced) as graphs:
+                results = function(**constants)
+        outputs = {name: fetched(tensor.numpy()) for name, tensor in _parts(results)}
+        return Run(outputs, tuple(graph for graph in graphs if graph), {})
+
+
+@contextmanager
+def _told_of(*, traced: bool) -> Iterator[list[tuple[Any, ...]]]:
+    """Fills a list with the partitions of every function that is instantiated meanwhile."""
+    graphs: list[tuple[Any, ...]] = []
+    if not traced:
+        yield graphs
+        return
+    context.enable_run_metadata()
+    try:
+        yield graphs
+        metadata = context.export_run_metadata()
+        graphs.extend(tuple(graph.partition_graphs) for graph in metadata.function_graphs)
+    finally:
+        context.disable_run_metadata()
 
 
 def _parts(results: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -51,9 +51,11 @@ def stand_in_original(model: SavedModel, tags: Sequence[str], work: Path) -> Pat
       tags: which of its MetaGraphs runs.
       work: where a copy goes.
     """
+    if not (_unseeded(model.meta_graph(tags)) or has_plan(model.path)):
+        return model.path
     proto = _copy(model)
-    changed = _seed(SavedModel(model.path, proto).meta_graph(tags)) or has_plan(model.path)
-    return _written(model, proto, work) if changed else model.path
+    _seed(SavedModel(model.path, proto).meta_graph(tags))
+    return _written(model, proto, work)
 
 
 def stand_in_placed(model: SavedModel, plan: Plan, devices: Mapping[str, str], work: Path) -> Path:
@@ -62,13 +64,15 @@ def stand_in_placed(model: SavedModel, plan: Plan, devices: Mapping[str, str], w
     Raises:
       MoiraiError: a node is not on the device that the plan gave it.
     """
+    renamed = any(name != local for name, local in devices.items())
+    if not (_unseeded(model.meta_graph(plan.tags)) or renamed):
+        return model.path
     proto = _copy(model)
     meta_graph = SavedModel(model.path, proto).meta_graph(plan.tags)
-    changed = _seed(meta_graph)
-    if any(name != local for name, local in devices.items()):
+    _seed(meta_graph)
+    if renamed:
         rename_devices(meta_graph, plan, devices)
-        changed = True
-    return _written(model, proto, work) if changed else model.path
+    return _written(model, proto, work)
 
 
 def _is_here(name: str, gpus: int) -> bool:
@@ -92,16 +96,19 @@ def _written(model: SavedModel, proto: Any, work: Path) -> Path:
     return work
 
 
-def _seed(meta_graph: Any) -> bool:
-    """Seeds every random operator that has no seed; whether there was one."""
-    changed = False
-    for node in _nodes(meta_graph.graph_def):
-        if not _is_random(node.op) or attr_of(node, "seed").i or attr_of(node, "seed2").i:
-            continue
+def _seed(meta_graph: Any) -> None:
+    """Seeds every random operator that has no seed."""
+    for node in _unseeded(meta_graph):
         node.attr["seed"].i = 1
         node.attr["seed2"].i = 1 + zlib.crc32(node.name.encode())
-        changed = True
-    return changed
+
+
+def _unseeded(meta_graph: Any) -> list[Any]:
+    return [
+        node
+        for node in _nodes(meta_graph.graph_def)
+        if _is_random(node.op) and not (attr_of(node, "seed").i or attr_of(node, "seed2").i)
+    ]
 
 
 def _is_random(op: str) -> bool:
