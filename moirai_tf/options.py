@@ -10,6 +10,9 @@ from typing import Any
 
 from moirai_tf.errors import MoiraiError
 
+_LONGEST_S = 10**6
+"""What all that waits can wait: the system's `poll` counts milliseconds in 32 bits."""
+
 
 def option(default: Any, help: str, *, choices: Sequence[str] | None = None) -> Any:
     """A dataclass field that is also a user's option.
@@ -61,6 +64,20 @@ def check_options(instance: Any) -> None:
             f"option {known.name} is {value!r}",
             why=f"it selects one of a fixed set: {known.help}",
             fix=f"use one of {', '.join(known.choices)}",
+        )
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Refuses a time limit that is none.
+
+    Raises:
+      MoiraiError: naming the option and its value.
+    """
+    if not (isinstance(value, int | float) and 0 < value <= _LONGEST_S):
+        raise MoiraiError(
+            f"option {name} is {value!r}",
+            why="what it limits takes some time, and nothing may wait for ever",
+            fix=f"give a number of seconds above 0, at most {_LONGEST_S}",
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import tensorflow as tf
 import moirai_tf
 from laboratory.emulated_gpu import servers
 from moirai_tf import Cluster, MoiraiError
+from moirai_tf.runtime.identity import worker_devices
 from moirai_tf.bench.local_cluster import (
     LocalCluster,
     guarded,
@@ -25,7 +27,7 @@ from moirai_tf.bench.local_cluster import (
 from moirai_tf.cluster import read_cluster, write_cluster
 from moirai_tf.rewrite.plan_file import PLAN_FILE, plan_to_json
 from tests.placements import place
-from tests.saved_models import save_function
+from tests.saved_models import edited, save_function
 from tests.zoo import ZOO
 
 ZooDir = Callable[[str], Path]
@@ -109,6 +111,16 @@ def test_a_model_is_called_by_name(placed: Path, workers: LocalCluster, tmp_path
     model.close()
 
 
+def test_a_model_that_another_thread_loads_is_closed(placed: Path, workers: LocalCluster) -> None:
+    """Closing does not wait for it."""
+    with moirai_tf.connect(placed, workers.cluster) as model, model._lock:
+        model.close()
+    with pytest.raises(MoiraiError, match="the model is closed"):
+        model(x=X, steps=3)
+    with pytest.raises(MoiraiError, match="the model is closed"):
+        model.reload()
+
+
 def test_strings_and_scattered_operators(
     zoo_dir: ZooDir, tmp_path: Path, workers: LocalCluster
 ) -> None:
@@ -120,6 +132,10 @@ def test_strings_and_scattered_operators(
     expected = original.signatures[entry.signature](**given)
     with moirai_tf.connect(tmp_path / "placed", workers.cluster) as model:
         outputs = model(entry.inputs())
+        (name,) = entry.inputs()
+        for wrong in ([1, 2], [["a"], ["b", "c"]]):
+            with pytest.raises(MoiraiError, match=f"input '{name}' holds values that are no str"):
+                model({name: wrong})
     assert outputs.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(outputs[name], value.numpy())
@@ -133,12 +149,18 @@ def test_inputs_that_do_not_fit(placed: Path, workers: LocalCluster) -> None:
         ({"x": X, "steps": 1.5}, "input 'steps' is of type float64, not int32"),
         ({"x": X, "steps": 2**40}, "input 'steps' has values beyond int32"),
         ({"x": [["a", "b"]], "steps": 1}, "input 'x' is of type <U1, not float32"),
+        ({"x": [[1.0], [1.0, 2.0]], "steps": 1}, "input 'x' is no array: .*inhomogeneous"),
+        ({"x": X, "steps": []}, r"input 'steps' has shape \[0\], not \(\)"),
+        ({"x": np.zeros([0, 2], str), "steps": 1}, "input 'x' is of type <U1, not float32"),
     )
     with moirai_tf.connect(placed, workers.cluster) as model:
         for inputs, rule in wrong:
             with pytest.raises(MoiraiError, match=rule):
                 model(inputs)
         _check(model)
+        # Unsigned numbers that the type holds; no rows at all.
+        assert model(x=X, steps=np.uint64(3))["steps"] == 3
+        assert model(x=np.empty([0, 2]), steps=1)["y"].size == 0
 
 
 def test_a_call_that_takes_too_long(placed: Path, workers: LocalCluster) -> None:
@@ -220,6 +242,9 @@ def test_the_servers_must_be_the_right_ones(placed: Path, workers: LocalCluster)
     nobody = (one, replace(two, address="localhost:1"))
     with pytest.raises(MoiraiError, match=r"worker .*/task:1 at localhost:1 does not answer"):
         moirai_tf.connect(placed, replace(workers.cluster, devices=nobody))
+    nobodies = tuple(replace(device, address="localhost:1") for device in (one, two))
+    with pytest.raises(MoiraiError, match=r"task:0 at localhost:1 \(and 1 more\) does not answer"):
+        worker_devices(replace(workers.cluster, devices=nobodies))
     with pytest.raises(MoiraiError, match=f"cluster 'small' has no '{TWO}'"):
         moirai_tf.connect(placed, Cluster("small", (one,)))
 
@@ -258,6 +283,13 @@ def test_only_servers_of_the_plan_are_needed(
         assert model(entry.inputs())
 
 
+def _ask_for_another_variable(meta_graph: Any) -> None:
+    for node in meta_graph.graph_def.node:
+        texts = node.attr["value"].tensor.string_val if node.op == "Const" else []
+        for i, text in enumerate(texts):
+            texts[i] = text.replace(b"reference/kernel", b"nobody")
+
+
 def test_what_cannot_be_connected(
     placed: Path, zoo_dir: ZooDir, tmp_path: Path, workers: LocalCluster
 ) -> None:
@@ -265,10 +297,16 @@ def test_what_cannot_be_connected(
     with pytest.raises(MoiraiError, match="gives no addresses of servers") as caught:
         moirai_tf.connect(placed, replace(workers.cluster, devices=(one, two)))
     assert "moirai_tf.load" in caught.value.fix
-    with pytest.raises(MoiraiError, match="timeout_s is 0"):
-        moirai_tf.connect(placed, workers.cluster, timeout_s=0)
+    for limit in (0, -1.0, float("inf"), float("nan"), None, "5"):
+        with pytest.raises(MoiraiError, match=f"option timeout_s is {limit!r}"):
+            moirai_tf.connect(placed, workers.cluster, timeout_s=limit)  # type: ignore[arg-type]
     with pytest.raises(MoiraiError, match="holds no assets"):
         moirai_tf.connect(zoo_dir("cond"), workers.cluster)
+    place(zoo_dir("tf1"), tmp_path / "tf1", placement={}, devices=(ONE, TWO))
+    unknown = edited(tmp_path / "tf1", tmp_path / "unknown", _ask_for_another_variable)
+    with pytest.raises(MoiraiError, match="not found in checkpoint") as caught:
+        moirai_tf.connect(unknown, workers.cluster)
+    assert "copy the whole model directory" in caught.value.fix
     os.symlink(placed / "saved_model.pb", tmp_path / "saved_model.pb")
     os.symlink(placed / "assets.extra", tmp_path / "assets.extra")
     with pytest.raises(MoiraiError, match=f"{tmp_path} cannot be loaded: .* checkpoint"):

@@ -270,3 +270,30 @@ with local_cluster([1.0, 1.0]) as workers:
     assert "does not have MoiraiTwice" in text
     assert "moirai_cluster --op_library" in text
     assert text.splitlines()[-1] == "verified"
+
+
+def test_servers_that_lack_an_op(model: Path, library: Path, tmp_path: Path) -> None:
+    """The model's only call needs it: nothing runs when a model without variables is loaded."""
+    script = """
+import sys
+from pathlib import Path
+import numpy as np
+import moirai_tf
+from moirai_tf.model.op_libraries import load_op_libraries
+from moirai_tf.runtime.local_cluster import local_cluster
+from tests.placements import place
+source, library, output = sys.argv[1:]
+with local_cluster([1.0, 1.0]) as workers:
+    load_op_libraries([library])
+    devices = tuple(device.name for device in workers.cluster.devices)
+    place(Path(source), Path(output), placement={}, devices=devices)
+    try:
+        with moirai_tf.connect(output, workers.cluster) as connected:
+            connected(x=np.ones([2, 3]))
+    except moirai_tf.MoiraiError as error:
+        print(error)
+"""
+    text = _python(script, model, library, tmp_path / "placed")
+    assert "the model cannot be run on cluster 'local': Op type not registered 'Moirai" in text
+    assert "does not have MoiraiTwice" in text
+    assert "moirai_cluster --op_library" in text

@@ -34,7 +34,7 @@ from moirai_tf.cost.inputs import Array, chosen_inputs
 from moirai_tf.cost.layouts import alone
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.model.options import INPUTS_HELP
-from moirai_tf.options import check_options, option
+from moirai_tf.options import check_options, check_seconds, option
 from moirai_tf.rewrite.make_plan import write_placed
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_planned_schedule
@@ -85,6 +85,7 @@ def bench(
     """
     options = options or BenchOptions()
     check_options(options)
+    check_seconds("timeout_s", options.timeout_s)
     for name, least in (("repeats", 1), ("warmup", 0), ("trace_steps", 1)):
         check_count(name, getattr(options, name), least)
     placed = read_placed(placed_dirs)

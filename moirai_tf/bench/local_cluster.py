@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moirai_tf.options import check_seconds
 from moirai_tf.bench.guard import remove_groups
 from moirai_tf.bench.worker_limits import (
     MIN_SHARE,
@@ -108,6 +109,7 @@ def local_cluster(
       MoiraiError: a share, core or capacity is impossible, the system does not allow its limit,
         or a worker does not start.
     """
+    check_seconds("startup_timeout_s", startup_timeout_s)
     memory = tuple(memory_bytes) if memory_bytes is not None else (None,) * len(shares)
     _check(shares, memory, threads)
     chosen = choose_cores(shares, cores)

@@ -6,6 +6,7 @@ with moirai_tf.connect("placed", "cluster.yaml") as model:
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,11 +25,15 @@ from moirai_tf.rewrite.directory import has_plan
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
 from moirai_tf.runtime.devices import FoundDevice, check_plan_devices, check_plan_here
-from moirai_tf.runtime.failures import explained
+from moirai_tf.runtime.failures import explained, failure_of
+from moirai_tf.options import check_seconds
 from moirai_tf.runtime.identity import check_identity, worker_devices
-from moirai_tf.runtime.session import ClusterSession, start_session
+from moirai_tf.runtime.session import CLOSE_S, ClusterSession, start_session
 
 Array = Any
+
+_NO_FILE = re.compile(r"No such file|[Ff]ailed to find any matching files")
+"""What TensorFlow says of a file, and not of an op, an operator or a variable, that it lacks."""
 
 
 def connect(
@@ -44,7 +49,7 @@ def connect(
       placed: directory of the placed SavedModel, which all servers read at the same path.
       cluster: the cluster that it was placed for, or its file, with the servers' addresses. Servers
         that the plan does not use need not be there.
-      timeout_s: the longest that one call may take.
+      timeout_s: the longest that one call may take, once the model is loaded.
       load_timeout_s: the longest that connecting, or restoring the variables, may take.
 
     Returns:
@@ -58,12 +63,7 @@ def connect(
     if not isinstance(cluster, Cluster):
         cluster = read_cluster(cluster)
     for name, value in (("timeout_s", timeout_s), ("load_timeout_s", load_timeout_s)):
-        if not value > 0:
-            raise MoiraiError(
-                f"{name} is {value}",
-                why="connecting and computing take some time",
-                fix="give a number of seconds above 0",
-            )
+        check_seconds(name, value)
     plan = read_plan(placed)
     used = _used(cluster_of_plan(cluster, plan), plan)
     if not used.remote:
@@ -122,7 +122,8 @@ class ConnectedModel:
 
         Raises:
           MoiraiError: an input is missing, unknown or of another type or shape; a server is away,
-            was restarted or is another one; or the call took too long.
+            was restarted, is another one, or lacks an op, a kernel or memory that the model needs;
+            or the call took too long.
           tf.errors.OpError: the model itself fails.
         """
         loaded = self._ready()
@@ -130,22 +131,35 @@ class ConnectedModel:
         with loaded.session.named_failures():
             try:
                 results = loaded.step(*values)
-            except tf.errors.OpError:
+            except tf.errors.OpError as error:
                 self._check_servers(loaded)
+                if (failure := failure_of(error)).known:
+                    raise MoiraiError(
+                        f"the model cannot be run on cluster {self.cluster.name!r}: {failure.text}",
+                        why="its operators run on the servers, with what these have",
+                        fix=failure.fix,
+                    ) from error
                 raise
         return dict(zip(loaded.outputs, map(fetched, results), strict=True))
 
     def reload(self) -> None:
         """Loads the model anew; raises as `connect`. Calls do so by themselves when they must."""
         with self._lock:
+            self._check_open()
             self._unload()
             self._load()
 
     def close(self) -> None:
-        """Lets go of the servers, within seconds even if one is gone."""
-        with self._lock:
-            self._closed = True
-            self._unload()
+        """Lets go of the servers, within seconds even if one is gone.
+
+        If another thread is just loading the model, that lets go of it when it is loaded.
+        """
+        self._closed = True
+        if self._lock.acquire(timeout=CLOSE_S):
+            try:
+                self._unload()
+            finally:
+                self._lock.release()
 
     def __enter__(self) -> ConnectedModel:
         return self
@@ -160,24 +174,29 @@ class ConnectedModel:
 
     def _ready(self) -> _Loaded:
         with self._lock:
+            self._check_open()
             return self._loaded or self._load()
 
     def _load(self) -> _Loaded:
+        session = start_session(self.cluster, timeout_s=self._load_timeout_s)
+        try:
+            devices = check_identity(session)
+            check_plan_devices(self.plan, devices, f"cluster {self.cluster.name!r}")
+            loaded = self._restored(session, devices)
+            self._check_open()  # it may have been closed meanwhile
+        except BaseException:
+            session.close()
+            raise
+        self._loaded = loaded
+        return loaded
+
+    def _check_open(self) -> None:
         if self._closed:
             raise MoiraiError(
                 "the model is closed",
                 why="it has let go of its servers",
                 fix="connect again, or call it inside the `with` block",
             )
-        session = start_session(self.cluster, timeout_s=self._load_timeout_s)
-        try:
-            devices = check_identity(session)
-            check_plan_devices(self.plan, devices, f"cluster {self.cluster.name!r}")
-            self._loaded = self._restored(session, devices)
-        except BaseException:
-            session.close()
-            raise
-        return self._loaded
 
     def _restored(self, session: ClusterSession, devices: tuple[FoundDevice, ...]) -> _Loaded:
         what = f"{self._directory} cannot be loaded"
@@ -247,13 +266,15 @@ def load_on_servers(
     """Loads a SavedModel into a Session on servers; returns its signatures.
 
     Raises:
-      MoiraiError: a server is gone or cannot read the model, or it takes too long.
+      MoiraiError: a server is gone or does not find the model, or it takes too long.
       tf.errors.OpError: the model cannot be loaded.
     """
     try:
         with opened.named_failures():
             return load_in_session(directory, opened.session, tags)
     except tf.errors.NotFoundError as error:
+        if not _NO_FILE.search(str(error)):
+            raise
         raise MoiraiError(
             f"the workers cannot read {directory}: {str(error).splitlines()[0]}",
             why="the servers restore the variables, each from its own file system",
@@ -304,22 +325,32 @@ def _fed(specs: Mapping[str, tf.TensorSpec], given: Mapping[str, Any]) -> list[A
 
 
 def _converted(name: str, spec: tf.TensorSpec, value: Any) -> Array:
-    if spec.dtype == tf.string:
-        array = np.asarray(value, dtype=object)
-    else:
-        array = np.asarray(value)
-        wanted = spec.dtype.as_numpy_dtype
-        real = spec.dtype.is_floating and array.dtype.kind in "fiu"
-        if not (real or np.can_cast(array.dtype, wanted, "same_kind")):
-            fix = f"give values that {spec.dtype.name} can hold"
-            raise _unfit(name, f"is of type {array.dtype}, not {spec.dtype.name}", fix)
-        same, array = array, array.astype(wanted, copy=False)
-        if array.dtype.kind in "iu" and not np.array_equal(array, same):
-            fix = f"give values that {spec.dtype.name} can hold"
-            raise _unfit(name, f"has values beyond {spec.dtype.name}", fix)
+    array = _array(name, spec.dtype, value)
     if not spec.shape.is_compatible_with(array.shape):
         shapes = f"has shape {list(array.shape)}, not {spec.shape}"
         raise _unfit(name, shapes, "give an array of the signature's shape, batch included")
+    return array
+
+
+def _array(name: str, dtype: tf.DType, value: Any) -> Array:
+    """A value as an array of the type, if nothing is lost."""
+    try:
+        given = np.asarray(value, dtype=object if dtype == tf.string else None)
+    except ValueError as error:
+        raise _unfit(name, f"is no array: {error}", "give lists of equal lengths") from error
+    fix = f"give values that {dtype.name} can hold"
+    if dtype == tf.string:
+        if not all(isinstance(text, str | bytes) for text in given.flat):
+            raise _unfit(name, "holds values that are no strings", fix)
+        return given
+    wanted, untyped = dtype.as_numpy_dtype, not given.size and not hasattr(value, "dtype")
+    number = dtype.is_floating and given.dtype.kind in "fiu"
+    whole = dtype.is_integer and given.dtype.kind in "iu"
+    if not (number or whole or untyped or np.can_cast(given.dtype, wanted, "same_kind")):
+        raise _unfit(name, f"is of type {given.dtype}, not {dtype.name}", fix)
+    array = given.astype(wanted, copy=False)
+    if whole and not np.array_equal(array, given):
+        raise _unfit(name, f"has values beyond {dtype.name}", fix)
     return array
 
 

@@ -7,6 +7,7 @@ cluster file that says something else is not noticed: operators run, but on othe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import tensorflow as tf
@@ -44,19 +45,27 @@ def check_identity(opened: ClusterSession) -> tuple[FoundDevice, ...]:
 
 
 def worker_devices(cluster: Cluster) -> dict[str, tuple[FoundDevice, ...]]:
-    """Task -> devices of the server at its address.
+    """Task -> devices of the server at its address; all are asked at the same time.
 
     Raises:
       MoiraiError: a server does not answer within `PROBE_S` seconds; naming it.
     """
-    found = {}
-    for task, address in cluster.addresses.items():
-        try:
-            found[task] = server_devices(address, PROBE_S)
-        except grpc.RpcError as error:
-            why = "nobody can tell whether it is the right one, so nothing may run on it"
-            raise missing_worker({task: address}, why) from error
-    return found
+    with ThreadPoolExecutor(max_workers=max(1, len(cluster.addresses))) as pool:
+        answers = dict(zip(cluster.addresses, pool.map(_asked, cluster.addresses.values()),
+                           strict=True))  # fmt: skip
+    silent = {task: cluster.addresses[task] for task, found in answers.items() if found is None}
+    if silent:
+        why = "nobody can tell whether it is the right one, so nothing may run on it"
+        raise missing_worker(silent, why)
+    return {task: found for task, found in answers.items() if found is not None}
+
+
+def _asked(address: str) -> tuple[FoundDevice, ...] | None:
+    """The devices of the server at an address; None if it does not answer."""
+    try:
+        return server_devices(address, PROBE_S)
+    except grpc.RpcError:
+        return None
 
 
 def _another(task: str, address: str, what: str) -> MoiraiError:

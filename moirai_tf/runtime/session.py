@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -25,7 +26,8 @@ Array = Any
 
 PROBE_S = 5.0
 """How long a worker may take to say that it is there."""
-_CLOSE_S = 3.0
+CLOSE_S = 3.0
+"""How long letting go of servers may take."""
 _NO_PROXY = "no_grpc_proxy"
 """Environment variable; gRPC knows it in lower case only."""
 
@@ -168,10 +170,11 @@ def silent_workers(cluster: Cluster) -> dict[str, str]:
         for task, address in cluster.addresses.items()
     }
     waits = {task: grpc.channel_ready_future(channel) for task, channel in channels.items()}
+    deadline = time.monotonic() + PROBE_S  # one for all, which are asked at the same time
     silent = {}
     for task, wait in waits.items():
         try:
-            wait.result(timeout=PROBE_S)
+            wait.result(timeout=max(0.0, deadline - time.monotonic()))
         except grpc.FutureTimeoutError:
             silent[task] = cluster.addresses[task]
         finally:
@@ -261,7 +264,7 @@ def _close(session: tf.compat.v1.Session) -> None:
     """Closes a Session, but does not wait for ever for a worker that is gone."""
     closing = threading.Thread(target=_quietly, args=(session.close,), daemon=True)
     closing.start()
-    closing.join(_CLOSE_S)
+    closing.join(CLOSE_S)
     if closing.is_alive():
         session._session = None  # or its destructor waits too; the Session itself is lost
 

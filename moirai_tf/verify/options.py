@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.options import INPUTS_HELP
-from moirai_tf.options import check_options, option
+from moirai_tf.options import check_options, check_seconds, option
 
 TF2, SESSION, CLUSTER = "tf2", "session", "cluster"
 LOADERS = (TF2, SESSION, CLUSTER)
@@ -55,9 +55,4 @@ def check_verify_options(options: VerifyOptions) -> None:
             fix=f"use one or more of {', '.join(LOADERS)}",
         )
     for name in ("verify_timeout_s", "step_timeout_s"):
-        if not getattr(options, name) > 0:
-            raise MoiraiError(
-                f"option {name} is {getattr(options, name)}",
-                why="verification needs time to run the models",
-                fix="give a number of seconds above 0",
-            )
+        check_seconds(name, getattr(options, name))
