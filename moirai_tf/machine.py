@@ -30,14 +30,14 @@ def this_machine(*, links: bool = False) -> Cluster:
     """The devices of this machine as TensorFlow finds them, as a cluster.
 
     GPUs are started in a process of its own, which leaves their memory to this one. It sees what
-    the environment shows (`CUDA_VISIBLE_DEVICES`), not what this process configured.
+    the environment shows (`CUDA_VISIBLE_DEVICES`).
 
     Args:
       links: whether to measure the links too; by default they are like PCIe's, to be measured when
         a model is profiled.
 
     Raises:
-      MoiraiError: the GPUs cannot be started.
+      MoiraiError: the GPUs cannot be started, or `tf.config` hides or divides one.
     """
     if any(device.type == "GPU" for device in local_devices()):
         return _CHILD.call(_described, links)

@@ -21,12 +21,15 @@ from typing import Any, ParamSpec, TypeVar
 
 from moirai_tf.errors import MoiraiError, file_error
 from moirai_tf.model.op_libraries import op_libraries
+from moirai_tf.runtime.devices import has_whole_gpus
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _REMOVALS = 3
 """How often the files of a child are removed: it may write more of them meanwhile."""
+_FILE_FAULT = 128
+"""Exit status of a child that cannot write its answer, plus the system's error number."""
 _HIDDEN_GPUS = {"CUDA_VISIBLE_DEVICES": "-1", "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": ""}
 
 
@@ -54,14 +57,23 @@ class Child:
         self.environment = dict(environment or {})
 
     def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """The result of a module's function, called in a new process with the same op libraries.
+        """The result of a module's function, called in a new process.
 
-        Arguments and result go through files that only these two processes read; the child's own
-        temporary files are beside them, and go with them however it ends.
+        It has the same op libraries, and whole GPUs. Arguments and result go through files that
+        only these two processes read; the child's own temporary files are beside them, and go with
+        them however it ends.
 
         Raises:
-          MoiraiError: the function raised it, took too long, or its process died.
+          MoiraiError: the function raised it, took too long, its process died, or this process
+            does not have its GPUs whole.
         """
+        if not (has_whole_gpus() or self.environment.items() >= _HIDDEN_GPUS.items()):
+            raise MoiraiError(
+                f"{self.purpose} cannot have the GPUs that tf.config hides or divides here",
+                why="it runs in a process of its own, and TensorFlow's Sessions take whole GPUs",
+                fix="hide GPUs with CUDA_VISIBLE_DEVICES before Python starts, and set no visible "
+                "or logical GPUs in this process",
+            )
         try:
             with tempfile.TemporaryDirectory(prefix="moirai_child_") as work:
                 job, answer = Path(work) / "job", Path(work) / "answer"
@@ -92,6 +104,9 @@ class Child:
         finally:
             os.close(ours)
             os.close(theirs)
+        if done.returncode > _FILE_FAULT:
+            fault = done.returncode - _FILE_FAULT
+            raise OSError(fault, f"{os.strerror(fault)}, where its answer should be")
         if done.returncode != 0:
             last = done.stderr.decode(errors="replace").strip().splitlines()[-3:]
             said = " | ".join(last) or "it said nothing"
@@ -149,7 +164,11 @@ def _serve(work: Path) -> None:
         outcome = (error, None)
     except OSError as error:
         outcome = (file_error("a file cannot be used", error), None)
-    (work / "answer").write_bytes(pickle.dumps(outcome))
+    text = pickle.dumps(outcome)
+    try:
+        (work / "answer").write_bytes(text)
+    except OSError as error:
+        os._exit(_FILE_FAULT + (error.errno or 0))
 
 
 def _end_with_parent(pipe: int, work: Path) -> None:

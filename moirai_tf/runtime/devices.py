@@ -42,6 +42,16 @@ class FoundDevice:
     """Random number that a server gave the device when it started; 0 if it was not asked."""
 
 
+def has_whole_gpus() -> bool:
+    """Whether `tf.config` neither hides nor divides a GPU of this process.
+
+    Sessions, and other processes, do not know what it does to GPUs.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    visible = tf.config.get_visible_devices("GPU")
+    return gpus == visible and not any(map(tf.config.get_logical_device_configuration, gpus))
+
+
 def local_devices(*, memory: bool = False) -> tuple[FoundDevice, ...]:
     """The logical devices of this process, CPUs first.
 
@@ -145,7 +155,10 @@ def _way_out(plan: Plan, device: PlanDevice) -> str:
 def _configured(kind: str) -> Iterator[FoundDevice]:
     """Logical devices, in the order in which TensorFlow numbers them."""
     index = 0
-    for physical in tf.config.get_visible_devices(kind):
+    visible = tf.config.get_visible_devices(kind)
+    for physical in tf.config.list_physical_devices(kind):
+        if physical not in visible:
+            continue
         details = tf.config.experimental.get_device_details(physical) if kind == "GPU" else {}
         capability = details.get("compute_capability", ())
         for _ in tf.config.get_logical_device_configuration(physical) or [None]:

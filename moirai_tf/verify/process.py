@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import tensorflow as tf
-
 from moirai_tf.cluster import Cluster, read_cluster
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.saved_model import read_saved_model
@@ -86,9 +84,10 @@ def inspect_placed(
     plan = read_plan(placed)
     servers = _servers(cluster, plan, options)
     static = _static_findings(Path(original), Path(placed))
-    devices = stand_ins(plan, gpus=len(tf.config.list_physical_devices("GPU")))
+    here = local_devices()
+    devices = stand_ins(plan, gpus=sum(device.type == "GPU" for device in here))
     if all(name == local for name, local in devices.items()):
-        check_models(plan, local_devices(), "this process")
+        check_models(plan, here, "this process")
     child = Child(
         "verification",
         timeout_s=options.verify_timeout_s,

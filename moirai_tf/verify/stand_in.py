@@ -34,7 +34,7 @@ def stand_ins(plan: Plan, gpus: int) -> dict[str, str]:
 
     Args:
       plan: the plan.
-      gpus: how many GPUs this machine has.
+      gpus: how many GPUs this process has.
     """
     names = [device.name for device in plan.devices]
     if all(_is_here(name, gpus) for name in names) and local_device(plan.client) == "CPU:0":
