@@ -15,6 +15,7 @@ from moirai_tf.cost.gpu_peaks import peak_flops
 from moirai_tf.cost.table import CostTable
 from moirai_tf.machine import this_machine
 from moirai_tf.pipeline import need
+from moirai_tf.runtime.devices import full_name
 from moirai_tf.runtime.gpu_records import gpu_copies, gpu_kernels, is_record
 
 _SIZES = (4096, 1024, 256)
@@ -40,7 +41,6 @@ def products(x: tf.Tensor) -> tf.Tensor:
 
 def records(gpu: str) -> Iterator[Line]:
     """The records of one traced step on one GPU."""
-    index = int(gpu.rpartition(":")[2])
     options = tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE)
     metadata = tf.compat.v1.RunMetadata()
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -55,7 +55,8 @@ def records(gpu: str) -> Iterator[Line]:
     yield Line(
         "records of streams", "some", str(sum(map(is_record, names))), any(map(is_record, names))
     )
-    kernels, copies = gpu_kernels(stats, index), gpu_copies(stats, index)
+    device = full_name(gpu)
+    kernels, copies = gpu_kernels(stats, device), gpu_copies(stats, device)
     told = {size: sum(k.time_ns for k in kernels if f"product_{size}" in k.operator)
             for size in _SIZES}  # fmt: skip
     for size, time_ns in told.items():

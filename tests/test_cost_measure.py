@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
+from moirai_tf.cluster import Cluster, Device
 from moirai_tf.cost.inputs import generate_inputs
-from moirai_tf.cost.measure import measure
+from moirai_tf.cost.measure import loaded, measure
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.saved_model import read_saved_model
 from tests.cost_cases import imported, saved, spec
@@ -102,6 +103,17 @@ def test_inputs_that_the_model_refuses(tmp_path):
     with pytest.raises(MoiraiError, match="cannot be run to be measured") as caught:
         run(model, graph)
     assert "--inputs" in caught.value.fix
+
+
+def test_faults_of_the_measurement_are_not_the_models(tmp_path):
+    call = tf.function(lambda x: {"y": tf.tanh(x)}, input_signature=[spec(2)])
+    model = saved(call, tmp_path / "m")
+    here = Cluster("here", (Device("/device:CPU:0", "CPU"),))
+    with (
+        pytest.raises(ValueError, match="of two lengths"),
+        loaded(here, model.path, imported(model)),
+    ):
+        raise ValueError("of two lengths")
 
 
 def test_one_profiler_at_a_time(tmp_path):

@@ -36,14 +36,14 @@ def launch(stats: Any, name: str, start_us: int, time_us: int) -> None:
 
 @pytest.fixture
 def metadata() -> Any:
-    """Launches of 3, 5 and 5 us; `a` runs from 100 to 120 us, `b` from 150 to 160 in two parts."""
+    """Launches of 3, 5 and 5 us; `a` runs from 100 to 120 us, `b` from 150 to 160 in two parts.
+
+    A process tells of its streams before it tells of its devices.
+    """
     found = config_pb2.RunMetadata()
     graph = found.partition_graphs.add()
     for name in OWNERS:
         graph.node.add(name=name, op="Op", device=f"{TASK}{GPU}")
-    host = found.step_stats.dev_stats.add(device=f"{TASK}{GPU}")
-    for name, start_us, time_us in (("shape", 80, 3), ("a", 90, 5), ("b", 145, 5)):
-        launch(host, name, start_us, time_us)
     stream = found.step_stats.dev_stats.add(device=f"{GPU}/stream:all")
     record(stream, "a:Op", 100, 20)
     record(stream, "b:Op", 150, 4)
@@ -52,25 +52,28 @@ def metadata() -> Any:
     record(one, "a:Op", 100, 20)
     copies = found.step_stats.dev_stats.add(device=f"{GPU}/memcpy")
     record(copies, "MemcpyH2D", 60, 30, "MemcpyH2D bytes:4")
+    host = found.step_stats.dev_stats.add(device=f"{TASK}{GPU}")
+    for name, start_us, time_us in (("shape", 80, 3), ("a", 90, 5), ("b", 145, 5)):
+        launch(host, name, start_us, time_us)
     return found
 
 
 def test_records_are_no_devices(metadata: Any) -> None:
     told = [is_record(stats.device) for stats in metadata.step_stats.dev_stats]
-    assert told == [False, True, True, True]
+    assert told == [True, True, True, False]
     run = run_of({}, metadata)
     assert run.executed == {name: frozenset({f"{TASK}{GPU}"}) for name in OWNERS}
 
 
 def test_kernels_and_copies(metadata: Any) -> None:
-    kernels = gpu_kernels(metadata.step_stats, 0)
+    kernels = gpu_kernels(metadata.step_stats, f"{TASK}{GPU}")
     assert [(k.operator, k.start_ns, k.time_ns) for k in kernels] == [
         ("a", 100_000, 20_500), ("b", 150_000, 4_500), ("b", 154_000, 6_500),
     ]  # fmt: skip
-    assert [(c.kind, c.time_ns) for c in gpu_copies(metadata.step_stats, 0)] == [
-        ("MemcpyH2D", 30_500)
-    ]
-    assert gpu_kernels(metadata.step_stats, 1) == []
+    copies = gpu_copies(metadata.step_stats, f"{TASK}{GPU}")
+    assert [(c.kind, c.time_ns) for c in copies] == [("MemcpyH2D", 30_500)]
+    for other in (f"{TASK}/device:GPU:1", f"{TASK}{CPU}"):
+        assert gpu_kernels(metadata.step_stats, other) == []
 
 
 def test_a_gpu_step_is_kernels_and_waits(metadata: Any) -> None:
@@ -82,20 +85,23 @@ def test_a_gpu_step_is_kernels_and_waits(metadata: Any) -> None:
     assert (step.stream_ns, step.copied_ns) == (31_500, 30_500)
 
 
-def test_kernels_that_another_server_launched_are_not_counted(metadata: Any) -> None:
+def test_what_ran_on_the_same_gpu_of_another_server_is_not_counted(metadata: Any) -> None:
+    """Kernels and copies whose operator nobody knows count where they ran."""
     stream = next(s for s in metadata.step_stats.dev_stats if s.device.endswith("stream:all"))
-    record(stream, "elsewhere:Op", 200, 50)
-    owners = {**OWNERS, "elsewhere": 9}
-    (step,) = device_steps(metadata, owners.get).values()
-    assert step.kernel_ns == {1: 20_500, 2: 11_000}
     record(stream, "some_kernel", 300, 7)
-    (step,) = device_steps(metadata, owners.get).values()
-    assert step.kernel_ns[UNKNOWN] == 7_500
+    other = "/job:localhost/replica:0/task:1"
+    for kind, name in (("stream:all", "another_kernel"), ("memcpy", "MemcpyH2D")):
+        record(metadata.step_stats.dev_stats.add(device=f"{GPU}/{kind}"), name, 200, 50)
+    launch(metadata.step_stats.dev_stats.add(device=f"{other}{GPU}"), "_SOURCE", 90, 1)
+    step, second = (device_steps(metadata, OWNERS.get)[f"{task}{GPU}"] for task in (TASK, other))
+    assert step.kernel_ns == {1: 20_500, 2: 11_000, UNKNOWN: 7_500}
+    assert step.copied_ns == 30_500
+    assert (second.kernel_ns, second.copied_ns) == ({UNKNOWN: 50_500}, 50_500)
 
 
 def test_a_trace_has_the_kernels_of_a_loop_once(metadata: Any) -> None:
     """`b` is launched twice and has two kernels; the first record, of `shape`, is at 80 us."""
-    launch(metadata.step_stats.dev_stats[0], "b", 151, 2)
+    launch(metadata.step_stats.dev_stats[-1], "b", 151, 2)
     step = measured_step(metadata, {f"{TASK}{GPU}": GPU}, lambda kernel: None)
     spans = [(s.name, s.start_ns, s.finish_ns) for s in step.timeline.spans]
     assert spans == [

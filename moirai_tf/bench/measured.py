@@ -20,7 +20,7 @@ from typing import Any
 
 from moirai_tf.bench.timeline import Span, TensorMove, Timeline, in_order
 from moirai_tf.model.validate import input_node
-from moirai_tf.runtime.gpu_records import gpu_index, gpu_kernels
+from moirai_tf.runtime.gpu_records import gpu_kernels
 
 _TRANSFERS = frozenset({"_Send", "_Recv", "_HostSend", "_HostRecv"})
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
@@ -118,9 +118,8 @@ def _kernels(
 
 def _streams(step_stats: Any, device: str) -> dict[str, list[tuple[int, int]]]:
     """Node -> when its kernels ran on a GPU's stream; a CPU has none."""
-    index = gpu_index(device)
     found: dict[str, list[tuple[int, int]]] = {}
-    for record in () if index is None else gpu_kernels(step_stats, index):
+    for record in gpu_kernels(step_stats, device):
         end_ns = record.start_ns + record.time_ns
         found.setdefault(record.operator, []).append((record.start_ns, end_ns))
     return found

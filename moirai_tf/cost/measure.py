@@ -34,6 +34,8 @@ from moirai_tf.runtime.failures import explained
 from moirai_tf.runtime.session import ClusterSession, open_session
 
 _WHY = "operators are timed by running the signature"
+_OF_STEPS = (tf.errors.OpError,)
+"""What steps raise; a fault in what is made of them must not be taken for the model's."""
 _OTHERWISE = "compute the costs (--source=analytical, without verification: --noverify)"
 
 
@@ -81,8 +83,9 @@ def loaded(cluster: Cluster, placed: Path, graph: Graph) -> Iterator[ClusterSess
             opened.named_failures(),
         ):
             load_in_session(placed, opened.session, graph.tags)
-            fill_variables(opened.session, graph)
-        with explained(f"the model cannot be run on {where}", _WHY):
+        with explained(f"the model cannot be run on {where}", _WHY, failures=_OF_STEPS):
+            with opened.named_failures():
+                fill_variables(opened.session, graph)
             yield opened
 
 
@@ -111,9 +114,10 @@ def _runnable(
         with explained("the model cannot be loaded to be measured", _WHY, loading=True,
                        otherwise=_OTHERWISE):  # fmt: skip
             load_in_session(model.path, session, graph.tags)
+        with explained("the model cannot be run to be measured", _WHY, otherwise=_OTHERWISE,
+                       failures=_OF_STEPS):  # fmt: skip
             fill_variables(session, graph)
             step = session.make_callable(fetches, feeds)
-        with explained("the model cannot be run to be measured", _WHY, otherwise=_OTHERWISE):
             yield lambda: step(*inputs.values())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -97,9 +98,9 @@ def _in_a_process(
     options: ProfileOptions,
 ) -> CostTable:
     """A table of some devices of a cluster, made in the right process."""
-    if _measures_sessions(cluster, options) and not cluster.remote:
-        return _CHILD.call(_profiled, model, coarse, cluster, devices, options)
-    return _profiled(model, coarse, cluster, devices, options)
+    profiled = partial(_profiled, model, coarse, cluster, devices, options)
+    in_child = _measures_sessions(cluster, options) and not cluster.remote
+    return _CHILD.call(profiled) if in_child else profiled()
 
 
 def _profiled(

@@ -96,16 +96,10 @@ def device_steps(metadata: Any, owner: Callable[[str], int | None]) -> dict[str,
 def _with_streams(
     device: str, launched: DeviceStep, step_stats: Any, owner: Callable[[str], int | None]
 ) -> DeviceStep:
-    """What a GPU did, from what its executor launched and what ran on its streams.
-
-    Records do not tell the server. An operator runs on one device, so those of operators that
-    another executor launched are another GPU's.
-    """
-    index = gpu_index(device)
-    if index is None:
+    """What a GPU did, from what its executor launched and what ran on its streams."""
+    if gpu_index(device) is None:
         return launched
-    ran = [(record, _owner_of(record, owner)) for record in gpu_kernels(step_stats, index)]
-    ran = [(record, key) for record, key in ran if key in launched.kernel_ns or key == UNKNOWN]
+    ran = [(record, _owner_of(record, owner)) for record in gpu_kernels(step_stats, device)]
     kernel_ns: dict[int, int] = {}
     kernels: dict[int, int] = {}
     on_stream = {key for _, key in ran}
@@ -116,7 +110,7 @@ def _with_streams(
         kernels[key] = kernels.get(key, 0) + 1
         wait_ns[key] = wait_ns.get(key, 0) + (max(0, record.start_ns - idle_ns) if idle_ns else 0)
         idle_ns = max(idle_ns, record.start_ns + record.time_ns)
-    copied_ns = sum(record.time_ns for record in gpu_copies(step_stats, index))
+    copied_ns = sum(record.time_ns for record in gpu_copies(step_stats, device))
     return DeviceStep(kernel_ns, kernels, wait_ns, copied_ns)
 
 

@@ -153,7 +153,14 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
-def explained(what: str, why: str, *, loading: bool = False, otherwise: str = "") -> Iterator[None]:
+def explained(
+    what: str,
+    why: str,
+    *,
+    loading: bool = False,
+    otherwise: str = "",
+    failures: tuple[type[Exception], ...] = FAILURES,
+) -> Iterator[None]:
     """Turns what TensorFlow raises into an error for users.
 
     Args:
@@ -161,13 +168,14 @@ def explained(what: str, why: str, *, loading: bool = False, otherwise: str = ""
       why: why it must be.
       loading: whether the model is being loaded, so that its inputs are not to blame.
       otherwise: what can be done instead of mending the model.
+      failures: what counts as one; `OpError` alone where more is done than load or run a model.
 
     Raises:
       MoiraiError: with the cause, and what helps against it.
     """
     try:
         yield
-    except FAILURES as error:
+    except failures as error:
         failure = failure_of(error, loading=loading)
         fix = f"{failure.fix}{f'; or {otherwise}' if otherwise else ''}"
         raise MoiraiError(f"{what}: {failure.text}", why=why, fix=fix) from error

@@ -11,10 +11,11 @@ every device, records of what ran on the streams of each GPU, under names that a
 Their `node_name` is the TensorFlow operator as `name:op`, or a kernel's own name if nothing told
 which operator launched it; only the `*_micros` fields are set. A copy's label begins with its kind
 (`MemcpyH2D`, `MemcpyD2H`, `MemcpyD2D`, `MemcpyP2P`). The number is that of the GPU in its process;
-the process is not named.
+the process is not named, but every process puts its records right before its devices.
 
-Source: TensorFlow's tensorflow/core/profiler/convert/xplane_to_step_stats.cc. So far this was seen
-with emulated GPUs only; `python -m benchmarks.gpu_check` compares it with real ones.
+Source: TensorFlow's tensorflow/core/profiler/convert/xplane_to_step_stats.cc, and for their place
+distributed_runtime/worker.cc (`CollectData`, then `Finalize`). So far this was seen with emulated
+GPUs only; `python -m benchmarks.gpu_check` compares it with real ones.
 """
 
 from __future__ import annotations
@@ -55,20 +56,26 @@ def is_record(device: str) -> bool:
     return _RECORD.search(device) is not None
 
 
-def gpu_kernels(step_stats: Any, index: int) -> list[GpuRecord]:
-    """Every kernel of the GPUs with that number; of several servers if several have one."""
-    return list(_records(step_stats, index, _KERNELS))
+def gpu_kernels(step_stats: Any, device: str) -> list[GpuRecord]:
+    """Every kernel of a GPU, which is named as in the statistics; none of another device."""
+    return list(_records(step_stats, device, _KERNELS))
 
 
-def gpu_copies(step_stats: Any, index: int) -> list[GpuRecord]:
-    """Every copy from, to or within the GPUs with that number."""
-    return list(_records(step_stats, index, _COPIES))
+def gpu_copies(step_stats: Any, device: str) -> list[GpuRecord]:
+    """Every copy from, to or within a GPU."""
+    return list(_records(step_stats, device, _COPIES))
 
 
-def _records(step_stats: Any, index: int, wanted: str) -> Iterator[GpuRecord]:
-    for stats in step_stats.dev_stats:
+def _records(step_stats: Any, device: str, wanted: str) -> Iterator[GpuRecord]:
+    index, task, next_device = gpu_index(device), device.rpartition("/device:")[0], device
+    for stats in reversed(step_stats.dev_stats):
         found = _RECORD.search(stats.device)
-        if found is None or int(found["index"]) != index or found["kind"] != wanted:
+        if found is None:
+            next_device = stats.device
+            continue
+        if int(found["index"]) != index or found["kind"] != wanted:
+            continue
+        if next_device.rpartition("/device:")[0] != task:
             continue
         for node in stats.node_stats:
             yield GpuRecord(
