@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.fusion.coarsen import coarsen
 from moirai_tf.fusion.options import FuseOptions
@@ -20,7 +22,7 @@ from moirai_tf.rewrite.directory import stage_placed, unplaced
 from moirai_tf.rewrite.kept_order import Order, plan_order
 from moirai_tf.rewrite.plan import Plan
 from tests.placements import CPUS, plan_of
-from tests.saved_models import graph_of
+from tests.saved_models import graph_of, save_function
 
 
 def coarse_of(path: Path, *, fuse: bool = False, **options: Any) -> CoarseGraph:
@@ -92,3 +94,20 @@ def depends(sources: Sequence[Set[int]], second: int, first: int) -> bool:
         seen |= new
         pending.extend(new)
     return first in seen and first != second
+
+
+def conv_blocks(path: Path) -> Path:
+    """A model of two convolutions with bias and activation that read the same image."""
+    kernels = [tf.Variable(tf.random.stateless_normal([3, 3, 2, 2], (i, 0))) for i in range(2)]
+    biases = [tf.Variable(tf.random.stateless_normal([2], (i, 1))) for i in range(2)]
+
+    @tf.function(input_signature=[tf.TensorSpec([1, 8, 8, 2], tf.float32, "x")])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        def block(k: int) -> tf.Tensor:
+            with tf.name_scope(f"block{k}"):
+                conv = tf.nn.conv2d(x, kernels[k], 1, "SAME", name="conv")
+                return tf.nn.relu(tf.nn.bias_add(conv, biases[k]), name="relu")
+
+        return {"y": tf.concat([block(0), block(1)], -1, "y")}
+
+    return save_function(path, serve, kernels=kernels, biases=biases)

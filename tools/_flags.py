@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from absl import app, flags
@@ -41,9 +41,7 @@ def run(main: Callable[[], int | None]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}; every input has a flag")
         _show_progress()
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-                signal.signal(number, _end)
+        handle((signal.SIGTERM, signal.SIGHUP), _end)
         try:
             if "op_library" in flags.FLAGS and flags.FLAGS["op_library"].value:
                 from moirai_tf.model.op_libraries import load_op_libraries  # TensorFlow with it
@@ -61,6 +59,13 @@ def run(main: Callable[[], int | None]) -> None:
             return 128 + signal.SIGINT
 
     app.run(guarded)
+
+
+def handle(numbers: Iterable[int], handler: Callable[[int, Any], object]) -> None:
+    """Sets a handler of signals, but of none that is ignored, as nohup has it."""
+    for number in numbers:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _end(number: int, _: object) -> None:

@@ -4,7 +4,8 @@ With --describe it writes a cluster file of this machine's CPU and GPUs: their m
 that TensorFlow may use, and the links between them as measured now.
 
 With --shares it starts servers to try placed models on. Each worker is a process pinned to one core
-and limited to a share of it. The cluster file is there while they run; Ctrl-C or SIGTERM ends them.
+and limited to a share of it. The cluster file is there while they run; Ctrl-C, SIGTERM or a
+terminal that closes ends them, the last not under nohup.
 
 Example:
   moirai_cluster --describe --output=this_machine.yaml
@@ -61,7 +62,8 @@ flags.register_validator(
     message="give --shares of workers to start, or --describe",
 )
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
+_ENDING = (signal.SIGINT, *_PASSED_ON)
 
 _flags.define(OpLibraryOptions)
 
@@ -71,8 +73,8 @@ def main() -> int:
     output = Path(_OUTPUT.value).resolve()
     if _DESCRIBE.value:
         return _describe(output)
-    for number in _ENDING:
-        signal.signal(number, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
+    _flags.handle(_PASSED_ON, _interrupt)
     memory = None if _MEMORY.value is None else [_capacity(text) for text in _MEMORY.value]
     try:
         _check_free(output)
@@ -148,8 +150,7 @@ def _run(command: str, output: Path) -> int:
     signal.signal(signal.SIGINT, lambda *_: None)
     environment = {**os.environ, "MOIRAI_CLUSTER": str(output)}
     process = subprocess.Popen(command, shell=True, env=environment)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: process.send_signal(number))
+    _flags.handle(_PASSED_ON, lambda number, _: process.send_signal(number))
     status = process.wait()
     return status if status >= 0 else 128 - status
 

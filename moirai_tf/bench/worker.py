@@ -24,7 +24,7 @@ _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}.get(os.uname().machine, -1)
 _SLICE_NS = 100_000
 _TURN_S = 0.0003
 _COMPUTE_THREADS = "tf_Compute"
-_COMPUTE_NICE = 5
+_MORE_NICE = 5
 _MORE_THREADS = 7
 """The pool that runs operators also sends tensors and answers other workers, first come, first
 served. With few threads a tensor waits until whole branches that became ready with it are done."""
@@ -63,19 +63,25 @@ def _answer_soon() -> None:
     With slices of some 3 ms, the default, they would wait for the rest of one, which no device with
     a network card of its own does. Linux heeds this from 6.12 on.
     """
-    attributes = struct.pack("=IIQiIQQQ", 48, 0, 0, 0, 0, _SLICE_NS, 0, 0)
+    attributes = struct.pack("=IIQiIQQQ", 48, 0, 0, _niceness(), 0, _SLICE_NS, 0, 0)
     ctypes.CDLL(None).syscall(_SCHED_SETATTR, 0, attributes, 0)
+
+
+def _niceness() -> int:
+    """That of this thread, which the command that started it may have raised."""
+    return os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def _compute_after_messages() -> None:
     """Puts the threads that run operators behind those that receive and send."""
+    niceness = _niceness() + _MORE_NICE
     for thread in os.listdir("/proc/self/task"):
         with (
             contextlib.suppress(OSError),  # it has ended meanwhile
             open(f"/proc/self/task/{thread}/comm", encoding="utf-8") as file,
         ):
             if file.read().startswith(_COMPUTE_THREADS):
-                os.setpriority(os.PRIO_PROCESS, int(thread), _COMPUTE_NICE)
+                os.setpriority(os.PRIO_PROCESS, int(thread), niceness)
 
 
 def _take_turns() -> None:
