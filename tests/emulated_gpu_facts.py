@@ -28,6 +28,7 @@ def main() -> None:
         "port": _port(),
         "later_steps": _later_steps(),
         "channels_first": _channels_first(),
+        "references": _references(),
         "refused": _refused(),
         "recurrent": {mode: _recurrent(mode) for mode in ("lstm", "gru")},
     }
@@ -141,6 +142,22 @@ def _channels_first() -> float:
             tf.nn.conv2d(x, w, [1, 2, 1, 1], "SAME"), [1, 2, 3, 1], [1, 2, 1, 1], "VALID"
         )
     return float(np.abs(first.numpy().transpose(0, 2, 3, 1) - last.numpy()).max())
+
+
+def _references() -> list[Any]:
+    """A product with a variable that is a reference, before and after it is assigned anew."""
+    with tf.Graph().as_default() as graph, tf.device("/GPU:0"):
+        variable = tf1.get_variable(
+            "v", [2, 2], initializer=tf1.constant_initializer(3.0), use_resource=False
+        )
+        product = tf.matmul(np.eye(2, dtype=np.float32), variable)
+        assigned = tf1.assign(variable, [[1.0, 2.0], [3.0, 4.0]])
+        config = tf1.ConfigProto(allow_soft_placement=False)
+        with tf1.Session(graph=graph, config=config) as session:
+            session.run(variable.initializer)
+            before = session.run(product).tolist()
+            session.run(assigned)
+            return [before, session.run(product).tolist()]
 
 
 def _refused() -> str:

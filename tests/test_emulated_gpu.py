@@ -124,6 +124,11 @@ def test_channels_first_is_right(facts: Any) -> None:
     assert facts["channels_first"] < 1e-5
 
 
+def test_references_are_assigned(facts: Any) -> None:
+    """TensorFlow's own kernel copies a value that something else holds with CUDA, and crashes."""
+    assert facts["references"] == [[[3.0, 3.0], [3.0, 3.0]], [[1.0, 2.0], [3.0, 4.0]]]
+
+
 def test_what_is_not_emulated_fails_by_name(facts: Any) -> None:
     assert "AssignAddVariableOp is not emulated" in facts["refused"]
 

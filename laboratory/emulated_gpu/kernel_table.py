@@ -19,7 +19,7 @@ _PRIORITY = 100
 """Added to that of the kernel; TensorFlow's own are 0 and 1."""
 
 _OWN = frozenset({
-    "Assign", "AssignVariableOp", "Bitcast", "Const", "DestroyTemporaryVariable",
+    "AssignVariableOp", "Bitcast", "Const", "DestroyTemporaryVariable",
     "EmptyTensorList", "Enter", "Exit", "ExpandDims", "Identity", "IsVariableInitialized", "Merge",
     "NextIteration", "OptionalFromValue", "OptionalGetValue", "OptionalHasValue", "OptionalNone",
     "PlaceholderWithDefault", "PreventGradient", "Rank", "Reshape", "Shape", "ShapeN", "Size",
@@ -54,6 +54,10 @@ _WRITTEN = frozenset({"CudnnRNN", "CudnnRNNV2", "CudnnRNNV3"})
 
 _READS_VARIABLE = frozenset({"ResourceGather", "ResourceGatherNd"})
 """Operators on a variable that the plugin knows to run on its value."""
+
+
+_WRITES_REFERENCE = frozenset({"Assign"})
+"""Operators on a reference variable that the plugin writes."""
 
 
 def kernel_table() -> str:
@@ -103,7 +107,7 @@ def _launches(kernel: Any) -> bool:
 
 def _emulated(name: str) -> bool:
     """Whether the plugin can do what the kernel does, if there is one on CPUs."""
-    if name in _READS_VARIABLE | _COMPILED:
+    if name in _READS_VARIABLE | _WRITES_REFERENCE | _COMPILED:
         return True
     op = op_def_registry.get(name)
     arguments = [*op.input_arg, *op.output_arg]

@@ -157,6 +157,8 @@ TF_Tensor* to_channels_first(const TF_Tensor* tensor);
 int make_gather(Node* node);
 /* The value of a variable, which shares its memory. */
 TF_Tensor* read_variable(TF_OpKernelContext* context, int input, TF_Status* status);
+/* What Assign does to a variable that is a reference; its failures are the context's. */
+void assign_reference(TF_OpKernelContext* context, bool use_locking, bool validate_shape);
 
 /* --- tensors.c ----------------------------------------------------------------------------- */
 

@@ -193,6 +193,17 @@ static void compute(void* kernel, TF_OpKernelContext* context) {
   TF_DeleteStatus(call.status);
 }
 
+static void assign(void* pointer, TF_OpKernelContext* context) {
+  const Kernel* kernel = pointer;
+  TF_Status* status = TF_NewStatus();
+  assign_reference(context, bool_attr(kernel->node, "use_locking"),
+                   bool_attr(kernel->node, "validate_shape"));
+  SP_Stream stream = TF_GetStream(context, status);
+  if (TF_GetCode(status) == TF_OK)
+    run_on_stream(stream, gpu_of(stream->device)->launch_ns, kernel->node->op, kernel->node->name);
+  TF_DeleteStatus(status);
+}
+
 static void refuse(void* kernel, TF_OpKernelContext* context) {
   char text[256];
   TF_Status* status = TF_NewStatus();
@@ -207,8 +218,9 @@ void register_generic_kernels(void) {
   TF_Status* status = TF_NewStatus();
   for (int i = 0; i < kernel_table_size; i++) {
     const KernelEntry* entry = &kernel_table[i];
+    bool assigns = !strcmp(entry->op, "Assign");
     TF_KernelBuilder* builder = TF_NewKernelBuilder(
-        entry->op, "GPU", create, entry->emulated ? compute : refuse, delete);
+        entry->op, "GPU", create, assigns ? assign : entry->emulated ? compute : refuse, delete);
     TF_RegisterKernelBuilderWithKernelDef(entry->kernel_def, entry->op, builder, status);
   }
   TF_DeleteStatus(status);

@@ -5,6 +5,7 @@
 #include "tensorflow/core/common_runtime/pluggable_device/pluggable_device_factory.h"
 #include "tensorflow/core/framework/device.h"
 #include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/ref_var.h"
 #include "tensorflow/core/framework/resource_mgr.h"
 #include "tensorflow/core/framework/resource_var.h"
 
@@ -65,4 +66,14 @@ TF_Tensor* read_variable(TF_OpKernelContext* c_context, int input, TF_Status* st
   if (!status->status.ok()) return nullptr;
   tensorflow::tf_shared_lock lock(*variable->mu());
   return tensorflow::TF_TensorFromTensor(*variable->tensor(), &status->status);
+}
+
+void assign_reference(TF_OpKernelContext* c_context, bool use_locking, bool validate_shape) {
+  tensorflow::AssignRefVariable(
+      reinterpret_cast<tensorflow::OpKernelContext*>(c_context), /*input_ref_index=*/0,
+      /*output_ref_index=*/0, /*value_index=*/1, use_locking, validate_shape,
+      /*relax_constraints=*/false,
+      [](tensorflow::OpKernelContext*, tensorflow::Tensor* to, const tensorflow::Tensor& from) {
+        memcpy(to->data(), from.data(), from.TotalBytes());
+      });
 }
