@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from moirai_tf.bench.guard import remove_groups
+from moirai_tf.bench.worker_limits import find_controllers, make_group
 from moirai_tf.errors import MoiraiError
-from moirai_tf.runtime.cgroups import find_controllers, make_group
-from moirai_tf.runtime.guard import remove_groups
 
 ROOT = Path(__file__).resolve().parent.parent
 DEVICES = [f"/job:worker/replica:0/task:{task}/device:CPU:0" for task in (0, 1)]

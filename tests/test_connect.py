@@ -17,7 +17,6 @@ import tensorflow as tf
 import moirai_tf
 from laboratory.emulated_gpu import servers
 from moirai_tf import Cluster, MoiraiError
-from moirai_tf.runtime.identity import worker_devices
 from moirai_tf.bench.local_cluster import (
     LocalCluster,
     guarded,
@@ -26,6 +25,7 @@ from moirai_tf.bench.local_cluster import (
 )
 from moirai_tf.cluster import read_cluster, write_cluster
 from moirai_tf.rewrite.plan_file import PLAN_FILE, plan_to_json
+from moirai_tf.runtime.identity import worker_devices
 from tests.placements import place
 from tests.saved_models import edited, save_function
 from tests.zoo import ZOO

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from moirai_tf.fusion.coarsen import FuseOptions, near_misses
+from moirai_tf.fusion.coarsen import near_misses
+from moirai_tf.fusion.options import FuseOptions
 from tests import fusion_patterns as p
 
 MISSES: list[tuple[str, p.Build, str]] = [

@@ -6,8 +6,9 @@ import pytest
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.analysis import analyse
-from moirai_tf.fusion.coarsen import FuseOptions, coarsen
-from moirai_tf.fusion.match import match
+from moirai_tf.fusion.coarsen import coarsen
+from moirai_tf.fusion.options import FuseOptions
+from moirai_tf.fusion.pattern import match
 from moirai_tf.fusion.rules import RULE_SETS, rules_for
 from tests import fusion_patterns as p
 from tests.graphs import GraphBuilder, names

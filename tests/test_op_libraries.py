@@ -280,7 +280,7 @@ from pathlib import Path
 import numpy as np
 import moirai_tf
 from moirai_tf.model.op_libraries import load_op_libraries
-from moirai_tf.runtime.local_cluster import local_cluster
+from moirai_tf.bench.local_cluster import local_cluster
 from tests.placements import place
 source, library, output = sys.argv[1:]
 with local_cluster([1.0, 1.0]) as workers:

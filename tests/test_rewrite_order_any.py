@@ -18,8 +18,8 @@ from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.model.validate import violations
 from moirai_tf.rewrite.apply import apply_placement
 from moirai_tf.rewrite.diff import disordered, misplaced, unplanned_changes
+from moirai_tf.rewrite.kept_order import reduced
 from moirai_tf.rewrite.plan import Plan
-from moirai_tf.rewrite.reduce import reduced
 from moirai_tf.rewrite.undo import rename_devices, revert
 from tests.orders import (
     coarse_of,

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+from moirai_tf.bench.guard import remove_groups
+from moirai_tf.bench.local_cluster import LocalCluster, local_cluster
+from moirai_tf.bench.worker_limits import Controller, find_controllers, make_group, remove_stale
 from moirai_tf.errors import MoiraiError
-from moirai_tf.runtime.cgroups import Controller, find_controllers, make_group, remove_stale
-from moirai_tf.runtime.guard import remove_groups
-from moirai_tf.runtime.local_cluster import LocalCluster, local_cluster
 from tests.local_clusters import (
     DEVICES,
     LIMITED,
@@ -39,7 +39,7 @@ from tests.local_clusters import (
 
 USER = """
 import json, sys
-from moirai_tf.runtime.local_cluster import local_cluster
+from moirai_tf.bench.local_cluster import local_cluster
 with local_cluster(json.loads(sys.argv[1])) as workers:
     print(json.dumps(workers.pids), flush=True)
     sys.stdin.read()

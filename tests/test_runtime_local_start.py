@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from moirai_tf.bench import local_cluster as module
+from moirai_tf.bench.local_cluster import local_cluster
+from moirai_tf.bench.worker_limits import Controller, choose_cores, find_controllers, pack
 from moirai_tf.errors import MoiraiError
-from moirai_tf.runtime import local_cluster as module
-from moirai_tf.runtime.cgroups import Controller, find_controllers
-from moirai_tf.runtime.cores import choose_cores, pack
-from moirai_tf.runtime.local_cluster import local_cluster
 from tests.local_clusters import (
     SHARES,
     gone,

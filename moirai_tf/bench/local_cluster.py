@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moirai_tf.options import check_seconds
 from moirai_tf.bench.guard import remove_groups
 from moirai_tf.bench.worker_limits import (
     MIN_SHARE,
@@ -37,6 +36,7 @@ from moirai_tf.bench.worker_limits import (
 from moirai_tf.cluster import Cluster, Device, Link
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.op_libraries import is_file, op_libraries
+from moirai_tf.options import check_seconds
 
 _HERE = Path(__file__).resolve().parent
 _LATENCY_NS = 200_000

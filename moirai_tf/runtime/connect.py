@@ -21,12 +21,12 @@ import tensorflow as tf
 from moirai_tf.cluster import Cluster, read_cluster
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.load import fetched, load_in_session, load_with_devices, tensors
+from moirai_tf.options import check_seconds
 from moirai_tf.rewrite.directory import has_plan
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
 from moirai_tf.runtime.devices import FoundDevice, check_plan_devices, check_plan_here
 from moirai_tf.runtime.failures import explained, failure_of
-from moirai_tf.options import check_seconds
 from moirai_tf.runtime.identity import check_identity, worker_devices
 from moirai_tf.runtime.session import CLOSE_S, ClusterSession, start_session
 
