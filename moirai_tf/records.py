@@ -42,7 +42,7 @@ _NOUNS: Mapping[str, str] = {
     "dataclass_type": "an object",
 }
 """Kind of pydantic's error -> what the value is not."""
-_MOST = 2**63 - 1
+MOST_WHOLE = 2**63 - 1
 """Whole numbers of files fit the 64 bits that solvers and TensorFlow count in."""
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
@@ -149,7 +149,7 @@ def _validator(kind: Any, absent: frozenset[str]) -> Any:
         if has_default and field not in absent:
             return strict(schema["schema"])
         if schema.get("type") == "int":
-            return {"le": _MOST, **schema}
+            return {"le": MOST_WHOLE, **schema}
         if schema.get("type") == "float":
             return {**schema, "allow_inf_nan": False}
         name = schema.get("name", "") if schema.get("type") == "dataclass-field" else ""

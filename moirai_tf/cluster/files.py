@@ -14,13 +14,14 @@ from typing_extensions import NotRequired, TypedDict
 from moirai_tf.cluster import units
 from moirai_tf.cluster.cluster import Cluster, Device, Link
 from moirai_tf.errors import MoiraiError
-from moirai_tf.records import Format, write_text
+from moirai_tf.records import MOST_WHOLE, Format, write_text
 
 T = TypeVar("T")
 
 _FORMAT = Format(
     why="the cluster file decides where operators can go and what transfers cost",
     fix="correct this field; docs/cluster.md describes the format",
+    most_bytes=8 << 20,
 )
 
 
@@ -62,6 +63,12 @@ class _ClusterRecord(TypedDict):
     default_link: NotRequired[_SpeedRecord | None]
 
 
+_MOST_NODES = 1_000_000
+"""A few aliases of aliases stand for more than any memory holds."""
+_MALFORMED = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+"""What PyYAML raises; all but the first for values that contradict their tag, as `!!int x`."""
+
+
 def read_cluster(path: str | Path) -> Cluster:
     """Reads a cluster file.
 
@@ -80,7 +87,7 @@ def cluster_from_yaml(text: str) -> Cluster:
     """A cluster from the text of its file; raises as `read_cluster`."""
     try:
         values = yaml.load(text, Loader=_StrictLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except _MALFORMED as error:
         raise _FORMAT.fault("the cluster file", f"not YAML: {error}") from error
     root = _FORMAT.record(values, _ClusterRecord)
     devices = tuple(_device(row, f"devices[{i}]") for i, row in enumerate(root["devices"]))
@@ -112,16 +119,42 @@ def cluster_to_yaml(cluster: Cluster) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML's own loader keeps the last of two equal keys without a word."""
+    """YAML's own loader keeps the last of two equal keys without a word, and expands aliases."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _expanded(node, {}) > _MOST_NODES:
+            raise yaml.YAMLError(f"its aliases stand for more than {_MOST_NODES} values")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", node.value[i][0].start_mark
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
                 )
+            seen.add((key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key)))
         return super().construct_mapping(node, deep)
+
+
+def _expanded(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """How many values a node is with every alias replaced by what it stands for.
+
+    Raises:
+      YAMLError: an alias stands for what holds it.
+    """
+    if id(node) in known:
+        count = known[id(node)]
+        if count is None:
+            raise yaml.YAMLError(f"an alias stands for what holds it: {node.start_mark}")
+        return count
+    known[id(node)] = None
+    inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+    parts = itertools.chain(*inner) if isinstance(node, yaml.MappingNode) else inner
+    count = 1 + sum(_expanded(part, known) for part in parts)
+    known[id(node)] = count
+    return count
 
 
 def _device(row: _DescribedDevice, path: str) -> Device:
@@ -153,6 +186,8 @@ def _links(root: _ClusterRecord, names: list[str]) -> Iterator[Link]:
     linked: set[tuple[str, str]] = set()
     for i, row in enumerate(root.get("links") or ()):
         for link in _link(row, f"links[{i}]", names):
+            if (link.source, link.target) in linked:
+                raise _FORMAT.fault("links", f"{link.source} -> {link.target} is there twice")
             linked.add((link.source, link.target))
             yield link
     default = root.get("default_link")
@@ -178,6 +213,8 @@ def _link(row: _LinkRecord, path: str, names: list[str]) -> list[Link]:
             what = f"there is no device {name!r}; known are {', '.join(names)}"
             raise _FORMAT.fault(where, what)
     members = [name for name in ends.values() if name is not None]
+    if len(set(members)) < len(members):
+        raise _FORMAT.fault(path, "it names a device twice")
     pairs = itertools.permutations(members, 2) if group is not None else [tuple(members)]
     return [_speed_of_link(row, path, source, target) for source, target in pairs]
 
@@ -194,9 +231,12 @@ def _optional(value: Any, path: str, known: Mapping[str, Fraction]) -> int | Non
 
 def _quantity(value: Any, path: str, known: Mapping[str, Fraction]) -> int:
     try:
-        return units.parse(str(value), known)
+        number = units.parse(str(value), known)
     except ValueError as error:
         raise _FORMAT.fault(path, str(error)) from error
+    if number > MOST_WHOLE:
+        raise _FORMAT.fault(path, "a whole number of more than 63 bits")
+    return number
 
 
 def _located(path: str, build: Callable[[], T]) -> T:

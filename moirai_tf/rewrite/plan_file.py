@@ -15,7 +15,8 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from moirai_tf.errors import MoiraiError
+from moirai_tf.cluster import Device
+from moirai_tf.errors import MoiraiError, file_errors
 from moirai_tf.placement import json_text
 from moirai_tf.placement.io import PlacedRecord, TransferRecord
 from moirai_tf.records import Format, Natural
@@ -34,6 +35,7 @@ def plan_to_json(plan: Plan) -> str:
     return json.dumps({"schema": SCHEMA, **values}, indent=1, sort_keys=True) + "\n"
 
 
+@file_errors("the plan cannot be read")
 def read_plan(directory: str | Path) -> Plan:
     """The plan of a placed SavedModel.
 
@@ -65,7 +67,26 @@ def read_plan(directory: str | Path) -> Plan:
         bytes.fromhex(plan.edits.fingerprint)
     except ValueError as error:
         raise form.fault("edits.fingerprint", "it is not hexadecimal") from error
+    _check_devices(plan, form)
     return plan
+
+
+def _check_devices(plan: Plan, form: Format) -> None:
+    """Refuses devices that TensorFlow could not have, and uses of others than the plan's."""
+    for i, device in enumerate(plan.devices):
+        try:
+            Device(device.name, device.type)
+        except MoiraiError as error:
+            raise form.fault(f"devices[{i}]", error.rule) from error
+    known = [device.name for device in plan.devices]
+    used = [("client", plan.client)]
+    used += [(f"placement[{name!r}]", device) for name, device in plan.placement.items()]
+    for i, transfer in enumerate(plan.transfers):
+        used += [(f"transfers[{i}].{end}", getattr(transfer, end)) for end in ("source", "target")]
+    for path, name in used:
+        if name not in known:
+            known_text = ", ".join(known)
+            raise form.fault(path, f"there is no device {name!r}; known are {known_text}")
 
 
 def _complete(summary: Any) -> Any:
