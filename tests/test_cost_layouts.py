@@ -76,8 +76,21 @@ def test_weights_are_where_they_are_read():
             assert layout.placement[f"weight{i}"] == layout.placement[f"product{i}"]
 
 
-def test_an_operator_that_fits_nowhere():
-    with pytest.raises(MoiraiError, match=r"need 400 bytes, '/device:CPU:1' has 399"):
+def test_what_is_larger_than_the_device_stays_away_from_it():
+    # Layers of 400, 1200 and 400 bytes; B has 500.
+    builder = GraphBuilder()
+    tensor = builder.feed("x", (100,))
+    for number, size in enumerate((100, 300, 100)):
+        tensor = builder.op("Cumsum", f"sum{number}", tensor, shape=(size,))
+    builder.fetch("y", tensor)
+    graph = builder.build()
+    found = layouts(coarsen(graph)[0], cluster(None, 500), B)
+    shown = [[o.name for o in graph.operators if layout.placement[o.name] == B] for layout in found]
+    assert shown == [["sum0"], ["sum2"]]
+
+
+def test_nothing_fits_the_device():
+    with pytest.raises(MoiraiError, match=r"more than the 399 bytes of '/device:CPU:1'"):
         layouts(coarsen(chain(2))[0], cluster(None, LAYER_BYTES - 1), B)
 
 

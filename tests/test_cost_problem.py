@@ -207,14 +207,16 @@ HOSTED = Graph(
     signature="serving_default",
     operators=(
         operator("x", "Placeholder", nbytes=80),
-        operator("sizes", "Cast", 0, nbytes=8),
-        operator("flat", "Reshape", 0, 1, nbytes=80, view=True),
-        operator("y", "_Retval", 2),
+        operator("rank", "Rank", 0, nbytes=4),
+        operator("sizes", "Cast", 1, nbytes=8),
+        operator("flat", "Reshape", 0, 2, nbytes=80, view=True),
+        operator("y", "_Retval", 3),
     ),
     inputs={"x": 0},
-    outputs={"y": 3},
+    outputs={"y": 4},
 )
-"""A Reshape on a GPU reads its second input, the shape, from host memory; Cast's output is not."""
+"""On a GPU a Reshape reads its second input, the shape, from host memory, and a Rank is made there;
+what a Cast reads and makes is not."""
 
 
 def test_what_changes_memory_within_a_gpu_is_waited_for():
@@ -222,9 +224,10 @@ def test_what_changes_memory_within_a_gpu_is_waited_for():
         HOSTED,
         tuple(FusedOperator(o.name, (i,), "", BOTH) for i, o in enumerate(HOSTED.operators)),
         (
-            CoarseTensor(TensorRef(0, 0), 0, (1, 2), 80),
-            CoarseTensor(TensorRef(1, 0), 1, (2,), 8),
-            CoarseTensor(TensorRef(2, 0), 2, (3,), 80),
+            CoarseTensor(TensorRef(0, 0), 0, (1, 3), 80),
+            CoarseTensor(TensorRef(1, 0), 1, (2,), 4),
+            CoarseTensor(TensorRef(2, 0), 2, (3,), 8),
+            CoarseTensor(TensorRef(3, 0), 3, (4,), 80),
         ),
         (),
     )
@@ -236,9 +239,12 @@ def test_what_changes_memory_within_a_gpu_is_waited_for():
     )  # fmt: skip
     problem = build_problem(coarse, CLUSTER, costs)
     # The 8 bytes go from the GPU to the host's memory as they would to its CPU: 8 + 8 = 16 ns.
-    assert problem.operators[2].compute_ns == (100, 100, 100 + 16)
+    assert problem.operators[3].compute_ns == (100, 100, 100 + 16)
+    # The 4 bytes of the rank go the other way, 7 + 4 = 11 ns, wherever they were made.
+    assert problem.operators[2].compute_ns == (100, 100, 100 + 11)
     assert problem.operators[1].compute_ns == (100, 100, 100)
-    x, sizes, _ = (tensor.time_ns for tensor in problem.tensors)
+    x, rank, sizes, _ = (tensor.time_ns for tensor in problem.tensors)
     # From a CPU they are where the GPU's kernel wants them; the other way they come from the GPU.
+    assert rank == ((0, 9, 0), (10, 0, 0), (0, 0, 0))
     assert sizes == ((0, 13, 0), (14, 0, 0), (16, 18, 0))
     assert x == ((0, 85, 87), (86, 0, 89), (88, 90, 0))

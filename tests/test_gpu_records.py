@@ -12,7 +12,7 @@ from moirai_tf.cluster import Link
 from moirai_tf.cost.gpu_steps import gpu_times, with_rests
 from moirai_tf.cost.layouts import Layout, TracedLayout
 from moirai_tf.cost.step_stats import Allocated, device_steps
-from moirai_tf.cost.table import Measurement
+from moirai_tf.cost.table import Measurement, StepCost
 from moirai_tf.cost.xplane import UNKNOWN
 from moirai_tf.errors import MoiraiError
 from moirai_tf.runtime.gpu_records import gpu_copies, gpu_kernels, is_record
@@ -144,7 +144,21 @@ def test_what_neither_kernels_nor_waits_explain_is_fixed() -> None:
     assert times == [0, 5_000, 3_500]
     assert found.fixed_ns == 1_300
     # The client's part of it is 40 ns, so taking part costs the rest.
-    assert with_rests({GPU: 60, "other": 7}, 40, {GPU: found}) == {GPU: 1_260, "other": 7}
+    step = with_rests(StepCost(40, {GPU: 60, "other": 7}), CPU, {GPU: found})
+    assert step == StepCost(40, {GPU: 1_260, "other": 7})
+
+
+def test_what_kernels_leave_no_room_for_is_not_fixed() -> None:
+    """8,230 - 100 - 200 = 7,930 ns for kernels of 8,000: 30 of the 100 ns fixed are left."""
+    times, found = shown({1: 5_000, 2: 3_000}, {1: 0, 2: 500}, 8_230)
+    assert times == [0, 5_000, 3_000]
+    assert found.fixed_ns == 30
+    # The client was thought to take 40 ns of it.
+    step = with_rests(StepCost(40, {GPU: 60, "other": 7}), CPU, {GPU: found})
+    assert step == StepCost(30, {GPU: 0, "other": 7})
+    # On another server the feeds may have come while it computed.
+    far = "/job:worker/replica:0/task:1/device:GPU:0"
+    assert with_rests(StepCost(40, {far: 60}), CPU, {far: found}) == StepCost(40, {far: 0})
 
 
 def test_kernels_that_went_unseen() -> None:

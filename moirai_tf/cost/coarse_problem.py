@@ -28,9 +28,9 @@ def build_problem(
 
     Feeds and fetches (`CLIENT_OPS`) take no time and can only be on the cluster's client. A control
     dependency between devices takes the link's latency. Measured links of the table win over those
-    of the cluster. Tensors of equal size share one matrix of transfer times. Between a GPU and a
-    CPU of its server a tensor takes no time that is, or is wanted, in host memory; within a GPU one
-    that changes memory makes its reader wait (see `host_memory`).
+    of the cluster. Tensors of equal size share one matrix of transfer times. Within a server a
+    tensor from or to a GPU takes no time that is, or is wanted, in host memory: if it changes
+    memory, its reader on a GPU waits for it wherever it was made (see `host_memory`).
 
     Args:
       coarse: the fused operators.
@@ -76,10 +76,10 @@ def _transfer_times(
     has_gpus = any(device.type == GPU for device in cluster.devices)
 
     @cache
-    def matrix(nbytes: int, made_on_host: bool, wanted_on_host: bool) -> Matrix:
+    def matrix(nbytes: int, made_on_host: bool, settled: bool) -> Matrix:
         def time_ns(a: Device, b: Device) -> int:
-            on_host = (a.type == GPU and made_on_host) or (b.type == GPU and wanted_on_host)
-            free = a == b or (a.task == b.task and {a.type, b.type} == {"CPU", GPU} and on_host)
+            on_host = (a.type == GPU and made_on_host) or (b.type == GPU and settled)
+            free = a == b or (a.task == b.task and on_host)
             return 0 if free else links[a.name, b.name].transfer_ns(nbytes)
 
         return tuple(tuple(time_ns(a, b) for b in cluster.devices) for a in cluster.devices)
@@ -96,7 +96,11 @@ def _transfer_times(
         return matrix(
             tensor_bytes(tensor),
             memories.made_on_host(tensor.source),
-            all(memories.wanted_on_host(reader, tensor.source) for reader in readers),
+            all(
+                memories.wanted_on_host(reader, tensor.source)
+                or memories.copied_for(reader, tensor.source)
+                for reader in readers
+            ),
         )
 
     return [times_ns(tensor) for tensor in coarse.tensors]

@@ -52,7 +52,7 @@ def measure_devices(
     *,
     repeats: int,
     warmup: int,
-) -> dict[str, tuple[list[int], Measurement]]:
+) -> dict[str, tuple[list[int | None], Measurement]]:
     """Times every operator on devices that Sessions reach, one device after the other.
 
     Times are means over the middle half of the traced steps, not medians of each operator: on a
@@ -60,7 +60,8 @@ def measure_devices(
     period, so that medians would add up to less than a step.
 
     Returns:
-      Device -> nanoseconds of each operator of the graph, and what the profile says of itself.
+      Device -> nanoseconds of each operator of the graph, None where it was not timed, and what
+      the profile says of itself.
 
     Raises:
       MoiraiError: a worker is missing or dies, the model cannot run there, or a GPU does not tell
@@ -68,7 +69,7 @@ def measure_devices(
     """
     graph = coarse.fine
     subject = _TimedModel(model, coarse, cluster, inputs, repeats, warmup)
-    found = {}
+    found: dict[str, tuple[list[int | None], Measurement]] = {}
     for device in devices:
         shown = layouts(coarse, cluster, device)
         traced = [subject.show(layout) for layout in shown]
@@ -76,10 +77,15 @@ def measure_devices(
         by_pair, host = links_of(cluster, links), host_of(cluster, device)
         moved_ns = _moved_ns(graph, shown[0], host, by_pair)
         measurement = _measurement(traced, fixed_ns, moved_ns)
-        found[device] = (
+        times, measurement = (
             gpu_times(graph, shown, traced, measurement, host, by_pair)
             if gpu_index(device) is not None
             else _calibrated(graph, shown, traced, measurement)
+        )
+        timed = {name for layout in shown for name, d in layout.placement.items() if d == device}
+        found[device] = (
+            [ns if o.name in timed else None for o, ns in zip(graph.operators, times, strict=True)],
+            measurement,
         )
     return found
 

@@ -6,8 +6,9 @@ Three parts make up a step: kernels, the waits before them, and a rest, which is
 (the first launch, the last answer). Kernels and waits are the operators'; the rest is fixed.
 
 Traced steps are slower between kernels, so waits are scaled down to what an untraced step has room
-for. A rest that is most of a step, while most operators left no record, means that kernels went
-unseen: such a profile is refused.
+for. If kernels alone take more than there is room for, less than was thought is fixed. A rest that
+is most of a step, while most operators left no record, means that kernels went unseen: such a
+profile is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy.typing as npt
 
 from moirai_tf.cost.host_memory import HostMemories, Links
 from moirai_tf.cost.layouts import Layout, TracedLayout, own_ns
-from moirai_tf.cost.table import Measurement
+from moirai_tf.cost.table import Measurement, StepCost
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph, TensorRef
 from moirai_tf.runtime.gpu_records import gpu_index
@@ -69,15 +70,15 @@ def gpu_times(
         waits = np.minimum(waits, _LONGEST_LAUNCH_NS)
     if shown[0].whole:
         busy_ns = measurement.latency_ns - measurement.fixed_ns - measurement.moved_ns
-        left_ns = max(0.0, busy_ns - float(kernels.sum()))
-        scale = min(1.0, left_ns / float(waits.sum())) if waits.any() else 1.0
+        left_ns = busy_ns - float(kernels.sum())
+        scale = min(1.0, max(0.0, left_ns) / float(waits.sum())) if waits.any() else 1.0
         rest_ns = left_ns - scale * float(waits.sum())
     found = replace(
         measurement,
         attributed_ns=round(float(kernels.sum() + scale * waits.sum())),
         dispatch_ns=round(scale * float(waits.sum()) / max(1, int(np.count_nonzero(kernels)))),
         scale=round(scale, 4),
-        fixed_ns=measurement.fixed_ns + round(rest_ns),
+        fixed_ns=max(0, measurement.fixed_ns + round(rest_ns)),
     )
     computed = launched & _computing(graph, memories)
     unseen = int(np.count_nonzero(computed & (kernels == 0)))
@@ -111,13 +112,16 @@ def _unseen(device: str, found: Measurement, rest_ns: float, unseen: int) -> Moi
     )
 
 
-def with_rests(
-    device_ns: Mapping[str, int], client_ns: int, measured: Mapping[str, Measurement]
-) -> dict[str, int]:
-    """What taking part adds to a step, with the rests of GPUs that their profiles found."""
-    return {
-        name: measured[name].fixed_ns - client_ns
-        if gpu_index(name) is not None and name in measured
-        else ns
-        for name, ns in device_ns.items()
-    }
+def with_rests(step: StepCost, client: str, measured: Mapping[str, Measurement]) -> StepCost:
+    """What a step costs, with the rests of GPUs that their profiles found.
+
+    Steps of the model tell better than those without work what the client takes: not more than the
+    least that is fixed on a GPU of its server. (To another server feeds may be under way while its
+    GPU computes, so what is fixed there comes out too small.)
+    """
+    fixed = {n: found.fixed_ns for n, found in measured.items() if gpu_index(n) is not None}
+    own = client.rpartition("/device:")[0]
+    near = [ns for name, ns in fixed.items() if name.rpartition("/device:")[0] == own]
+    client_ns = min([step.client_ns, *near])
+    rests = {name: max(0, ns - client_ns) for name, ns in fixed.items()}
+    return StepCost(client_ns, {**step.device_ns, **rests})

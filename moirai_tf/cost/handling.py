@@ -1,7 +1,8 @@
 """Measures how long a device cannot compute because it packs or unpacks a tensor.
 
 A device computes for a while; then it does so again while tensors leave it, or come to it. What the
-second run takes longer is the price. Each device has one other as its partner.
+second run takes longer is the price. Each device has one other as its partner. A GPU goes on
+computing: engines of its own copy what it sends and receives.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from tensorflow.core.protobuf import config_pb2
 
 from moirai_tf.cluster import Cluster
 from moirai_tf.cost.table import Handling
+from moirai_tf.runtime.gpu_records import gpu_index
 from moirai_tf.runtime.session import ClusterSession, open_session
 from moirai_tf.runtime.timing import medians_ns
 
@@ -35,7 +37,9 @@ def measured_handling(cluster: Cluster) -> dict[str, Handling]:
     config.graph_options.rewrite_options.disable_meta_optimizer = True
     with open_session(cluster, config=config) as opened:
         return {
-            name: _of_device(opened, name, names[0] if name != names[0] else names[1])
+            name: Handling(0, 0, 0, 0)
+            if gpu_index(name) is not None
+            else _of_device(opened, name, names[0] if name != names[0] else names[1])
             for name in names
         }
 

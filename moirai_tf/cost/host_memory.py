@@ -6,7 +6,8 @@ device to itself, which takes as long as a copy to the CPU of its server. The ot
 From a CPU such an argument costs nothing, as it is where it is wanted.
 
 The placement problem knows no cost of a tensor within one device. So a reader that would wait on a
-GPU is charged for it there wherever its producer is, which is too much if that is a CPU.
+GPU is charged for it there wherever its producer is, and the transfer within the server is not.
+That is too much only where a CPU makes what a GPU would not have made in host memory.
 """
 
 from __future__ import annotations
@@ -64,6 +65,15 @@ class HostMemories:
         mine = [i for i in readers if ref in self._graph.operators[i].inputs]
         return bool(mine) and all(self.wanted_on_host(reader, ref) for reader in mine)
 
+    def copied_for(self, consumer: int, ref: TensorRef) -> bool:
+        """Whether a tensor changes memory between its producer and a reader on the same GPU."""
+        producer = self._graph.operators[ref.producer]
+        return (
+            producer.op not in CLIENT_OPS
+            and GPU in producer.device_types
+            and self.wanted_on_host(consumer, ref) != self.made_on_host(ref)
+        )
+
     def copies_ns(self, consumer: int, device: str, host: str, links: Links) -> int:
         """What an operator on a GPU waits for tensors of the same GPU that change memory.
 
@@ -75,11 +85,8 @@ class HostMemories:
         """
         graph, total_ns = self._graph, 0
         for ref in dict.fromkeys(graph.operators[consumer].inputs):
-            producer = graph.operators[ref.producer]
-            if producer.op in CLIENT_OPS or GPU not in producer.device_types:
-                continue
-            wanted, made = self.wanted_on_host(consumer, ref), self.made_on_host(ref)
-            if wanted != made:
+            if self.copied_for(consumer, ref):
+                wanted = self.wanted_on_host(consumer, ref)
                 pair = (device, host) if wanted else (host, device)
                 total_ns += links[pair].transfer_ns(graph.spec(ref).nbytes)
         return total_ns

@@ -1,7 +1,8 @@
 """Which placements to run so that every operator is timed once on every device that it can use.
 
 A device with room for the whole model runs it alone. One that has less is given the operators piece
-by piece, in topological order, while the others hold the rest.
+by piece, in topological order, while the others hold the rest. What is larger than a device is not
+timed there: no plan can put it there either.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class Layout:
 
 
 def layouts(coarse: CoarseGraph, cluster: Cluster, device: str) -> list[Layout]:
-    """The placements that show every operator on one device.
+    """The placements that show every operator on one device that it fits.
 
     Raises:
-      MoiraiError: an operator does not fit the device, or the others cannot hold the rest.
+      MoiraiError: nothing fits the device, or the others cannot hold the rest.
     """
     graph = coarse.fine
     capacity = cluster.device(device).memory_bytes
@@ -46,11 +47,18 @@ def layouts(coarse: CoarseGraph, cluster: Cluster, device: str) -> list[Layout]:
     if capacity is None or need <= capacity:
         return [Layout(device, whole, whole=True)]
     units = _units(graph, cluster, _fused_groups(coarse))
-    free = [unit for unit in units if device in unit.devices]
+    able = [unit for unit in units if device in unit.devices]
+    free = [unit for unit in able if unit.nbytes <= capacity]
+    if able and not free:
+        raise MoiraiError(
+            f"every operator needs more than the {capacity} bytes of {device!r}",
+            why="a device is timed with operators that fit it",
+            fix="give the device more memory in the cluster file, or leave it out",
+        )
     return [
         Layout(device, _placed(graph, units, piece, device, _rest(cluster, units, piece, device)),
                whole=False)
-        for piece in _pieces(free, device, capacity)
+        for piece in _pieces(free, capacity)
     ]  # fmt: skip
 
 
@@ -106,7 +114,7 @@ def _unit(graph: Graph, cluster: Cluster, members: tuple[int, ...]) -> _Unit:
     )
 
 
-def _pieces(units: Sequence[_Unit], device: str, capacity: int) -> list[list[_Unit]]:
+def _pieces(units: Sequence[_Unit], capacity: int) -> list[list[_Unit]]:
     """Cuts units, in order, into pieces that take up to half of a device.
 
     TensorFlow's allocator keeps what it once had, so pieces of earlier runs still count.
@@ -114,13 +122,6 @@ def _pieces(units: Sequence[_Unit], device: str, capacity: int) -> list[list[_Un
     pieces: list[list[_Unit]] = [[]]
     used = 0
     for unit in units:
-        if unit.nbytes > capacity:
-            raise MoiraiError(
-                f"operators that share a device need {unit.nbytes} bytes, "
-                f"{device!r} has {capacity}",
-                why="what does not fit a device cannot be timed on it, and never run there",
-                fix="give the device more memory in the cluster file, or leave it out",
-            )
         if used and used + unit.nbytes > capacity // 2:
             pieces.append([])
             used = 0

@@ -16,12 +16,12 @@ from moirai_tf.runtime.gpu_records import gpu_index
 
 
 def pooled(
-    times_ns: Mapping[str, Sequence[int]], machines: Mapping[str, Mapping[str, str]]
-) -> dict[str, list[int]]:
+    times_ns: Mapping[str, Sequence[int | None]], machines: Mapping[str, Mapping[str, str]]
+) -> dict[str, list[int | None]]:
     """Times of every device: its own sum, and shares that it has in common with its equals.
 
     Args:
-      times_ns: device -> time of each operator.
+      times_ns: device -> time of each operator, None where it was not timed.
       machines: device -> what is known of its machine; a CPU without a processor, and a GPU
         without a model, is alone.
     """
@@ -31,11 +31,12 @@ def pooled(
     result = {}
     for members in groups.values():
         rows = {device: np.asarray(times_ns[device], dtype=float) for device in members}
-        busy = [device for device in members if rows[device].sum()]
-        shares = np.mean([rows[d] / rows[d].sum() for d in busy], axis=0) if busy else 0.0
+        sums = {device: np.nansum(row) for device, row in rows.items()}
+        busy = [device for device in members if sums[device]]
+        shares = np.mean([rows[d] / sums[d] for d in busy], axis=0) if busy else 0.0
         for device in members:
-            own = rows[device].sum() * shares if device in busy else rows[device]
-            result[device] = [round(float(ns)) for ns in own]
+            own = sums[device] * shares if device in busy else rows[device]
+            result[device] = [None if np.isnan(ns) else round(float(ns)) for ns in own]
     return result
 
 

@@ -155,7 +155,7 @@ def _in_sessions(
     facts: Mapping[str, Mapping[str, str]],
     links: Sequence[MeasuredLink],
     options: ProfileOptions,
-) -> tuple[StepCost, dict[str, float], dict[str, tuple[list[int], DeviceProfile]]]:
+) -> tuple[StepCost, dict[str, float], dict[str, tuple[list[int | None], DeviceProfile]]]:
     """A step's cost, slow-downs, and times of every operator on devices that Sessions reach."""
     graph = coarse.fine
     inputs = chosen_inputs(graph, options.inputs, options.seed)
@@ -165,8 +165,7 @@ def _in_sessions(
         repeats=options.repeats, warmup=options.warmup,
     )  # fmt: skip
     times = {name: found for name, (found, _) in measured.items()}
-    rests = with_rests(step.device_ns, step.client_ns, {n: m for n, (_, m) in measured.items()})
-    step = StepCost(step.client_ns, rests)
+    step = with_rests(step, cluster.client, {name: found for name, (_, found) in measured.items()})
     profiles = {
         device.name: DeviceProfile(device, MEASURE, measured[device.name][1], facts[device.name])
         for device in devices
@@ -246,9 +245,14 @@ def _is_measured(device: Device, options: ProfileOptions) -> bool:
     return device.local and options.source != ANALYTICAL
 
 
-def _measured_column(graph: Graph, device: Device, times: list[int]) -> Column:
+def _measured_column(graph: Graph, device: Device, times: Sequence[int | None]) -> Column:
     return [
-        (round(time / device.speed) if device.type in operator.device_types else None, 0)
+        (
+            None
+            if time is None or device.type not in operator.device_types
+            else round(time / device.speed),
+            0,
+        )
         for operator, time in zip(graph.operators, times, strict=True)
     ]
 
