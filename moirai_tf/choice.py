@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from moirai_tf.cost.predict import Prediction, predict, with_handling
 from moirai_tf.cost.table import CostTable
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.pipeline import need
-from moirai_tf.placement import Problem, Result, Schedule, check, simulate
+from moirai_tf.placement import Operator, Problem, Result, Schedule, check, simulate
 from moirai_tf.placement.evaluate.events import order_by_start
 from moirai_tf.placement.reductions import keep_chains
 from moirai_tf.summary import milliseconds
@@ -19,6 +20,11 @@ LEAST_GAIN = 0.10
 COMPUTED_LEAST_GAIN = 0.30
 """The same for computed costs, which miss published latencies by a quarter in the median, in the
 table of docs/costs.md; devices that differ differ in that, too."""
+_MOVES_LESS = "moves less than the fastest schedule, since moving keeps devices from computing"
+_SPARES_HOSTS = (
+    "spares the CPUs that launch kernels: the fastest schedule gains less than "
+    f"{LEAST_GAIN:.0%} by computing on them, and kernels would start later"
+)
 
 
 @dataclass(frozen=True)
@@ -33,37 +39,50 @@ class Chooser:
     costs: CostTable
     client: str
 
+    @cached_property
+    def _hosts(self) -> frozenset[str]:
+        """CPUs whose server has GPUs, whose kernels they launch; none where no step was timed."""
+        if not self.costs.step.client_ns:
+            return frozenset()
+        devices = [profile.device for profile in self.costs.devices]
+        tasks = {device.task for device in devices if device.type == "GPU"}
+        return frozenset(d.name for d in devices if d.type == "CPU" and d.task in tasks)
+
     @property
-    def share_of_time(self) -> float:
-        """Share of the time limit that the exact problem gets; the rest is for `fastest`."""
-        return 0.5 if self.costs.handling else 1.0
+    def shares_of_time(self) -> tuple[float, float]:
+        """Shares of the time limit: of the exact problem, and of each other one of `fastest`."""
+        others = 2 * bool(self.costs.handling) + bool(self._hosts)
+        return (0.5, 0.5 / others) if others else (1.0, 0.0)
 
     def fastest(
         self, problem: Problem, result: Result, solve: Callable[[Problem], Result]
     ) -> Result:
-        """The answer, or one that moves less if it is predicted to be faster.
+        """The answer, or one that moves less or spares hosts if that is predicted to be faster.
 
-        Its bound is that of the problem, whose transfers do not keep devices from computing.
+        Its bound is that of the problem, whose transfers do not keep devices from computing. A host
+        that computes launches the kernels of its GPUs later, which no cost tells: its part must
+        make a step faster by what predictions may be off.
 
         Args:
           problem: what was solved.
           result: the answer.
           solve: finds an answer to another problem.
         """
-        best = need(result.schedule)
+        best, note = need(result.schedule), ""
         least_ns = self._kept_ns(problem, best)
-        for other in self._moving_less(problem):
+        for other, allowed, reason in self._others(problem):
+            if reason == _SPARES_HOSTS and not self._hosts_work(other, best):
+                continue
             found = solve(other).schedule
             if found is None or found.assignment == best.assignment:
                 continue
             played = simulate(problem, found.assignment, order_by_start(problem, found))
             schedule = replace(played, lower_bound_ns=result.lower_bound_ns)
             predicted_ns = self._kept_ns(problem, schedule)
-            if predicted_ns < least_ns and not check(problem, schedule):
-                best, least_ns = schedule, predicted_ns
+            if predicted_ns < allowed * least_ns and not check(problem, schedule):
+                best, least_ns, note = schedule, predicted_ns, reason
         if best is result.schedule:
             return result
-        note = "moves less than the fastest schedule, since moving keeps devices from computing"
         return replace(result, schedule=best, status=best.status, messages=(note, *result.messages))
 
     def worth_it(self, problem: Problem, result: Result) -> Result:
@@ -102,12 +121,37 @@ class Chooser:
     def _kept_ns(self, problem: Problem, schedule: Schedule) -> int:
         return self.predicted(problem, schedule).latency_ns(order_kept=True)
 
-    def _moving_less(self, problem: Problem) -> Iterator[Problem]:
-        """Problems whose answers move less; none where handling a tensor costs nothing."""
-        if not self.costs.handling:
-            return
-        dearer = with_handling(problem, self.coarse, self.costs)
-        yield dearer
-        chained = keep_chains(dearer)
-        if chained is not dearer:
-            yield chained
+    def _others(self, problem: Problem) -> Iterator[tuple[Problem, float, str]]:
+        """Problems whose answers may be faster, how much slower they may be, and what they do."""
+        if self.costs.handling:
+            dearer = with_handling(problem, self.coarse, self.costs)
+            yield dearer, 1.0, _MOVES_LESS
+            chained = keep_chains(dearer)
+            if chained is not dearer:
+                yield chained, 1.0, _MOVES_LESS
+        if self._hosts:
+            yield self._sparing_hosts(problem), 1 / (1 - LEAST_GAIN), _SPARES_HOSTS
+
+    def _sparing_hosts(self, problem: Problem) -> Problem:
+        """The problem without hosts for operators that another device can run."""
+        hosts = [k for k, device in enumerate(problem.devices) if device.name in self._hosts]
+        spared = {
+            operator
+            for unit, members in enumerate(problem.units)
+            if not set(problem.unit_devices[unit]) <= set(hosts)
+            for operator in members
+        }
+
+        def without(operator: Operator) -> Operator:
+            times = ((k in hosts and bool(ns), ns) for k, ns in enumerate(operator.compute_ns))
+            return replace(operator, compute_ns=tuple(None if out else ns for out, ns in times))
+
+        operators = enumerate(problem.operators)
+        return replace(
+            problem, operators=tuple(without(o) if i in spared else o for i, o in operators)
+        )
+
+    def _hosts_work(self, sparing: Problem, schedule: Schedule) -> bool:
+        """Whether a host runs an operator that the problem which spares hosts takes from it."""
+        pairs = zip(sparing.operators, schedule.assignment, strict=True)
+        return any(operator.compute_ns[device] is None for operator, device in pairs)

@@ -127,12 +127,12 @@ class Place(PlaceOptions, Pass):
         chooser = Chooser(coarse, need(item.costs), item.cluster.client)
         limits = limits_of(coarse, item.cluster, problem, self.pin)
         if self.objective == LATENCY:
-            share = chooser.share_of_time
+            share, other_share = chooser.shares_of_time
             problem, result = self._within(share).solve(problem, limits=limits)
             result = chooser.fastest(
                 problem,
                 result,
-                lambda other: solve(other, self._within((1 - share) / 2), log_progress),
+                lambda other: solve(other, self._within(other_share), log_progress),
             )
             result = chooser.worth_it(problem, result)
         else:

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from moirai_tf.choice import Chooser
-from moirai_tf.cost.table import Handling, StepCost
-from moirai_tf.placement import Device, Operator, Problem, SolveOptions, Tensor, check, solve
+from moirai_tf.cluster import Device
+from moirai_tf.cost.table import DeviceProfile, Handling, StepCost
+from moirai_tf.placement import Device as Place
+from moirai_tf.placement import Operator, Problem, SolveOptions, Tensor, check, solve
 from tests.cost_cases import table_of
 
 CPU, GPU = "/device:CPU:0", "/device:GPU:0"
@@ -22,7 +24,7 @@ def problem(coarse):
     """10 for every operator, sin alone takes 3 on the other device; a tensor crosses in 3."""
     return Problem(
         "chain",
-        (Device(CPU, None), Device(GPU, None)),
+        (Place(CPU, None), Place(GPU, None)),
         tuple(
             Operator(o.name, (10, 3) if o.name.endswith("Sin") else (10, None), 0)
             for o in coarse.operators
@@ -58,7 +60,30 @@ def test_what_keeps_devices_busy_is_not_moved(chain, coarse, problem):
 def test_costs_without_handling_have_one_answer(chain, coarse, problem):
     first, found = chosen(chain, coarse, problem)
     assert found is first
-    assert Chooser(coarse, table_of(chain), CPU).share_of_time == 1.0
+    assert Chooser(coarse, table_of(chain), CPU).shares_of_time == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(("gpu_ns", "host_works"), [(31, False), (60, True)])
+def test_a_host_of_gpus_computes_where_that_is_worth_it(chain, coarse, problem, gpu_ns, host_works):
+    # Alone on the CPU, where sin takes 30, the chain takes 10 for each other operator + 30.
+    others_ns = 10 * (len(problem.operators) - 1)
+    assert (others_ns + 30 < 0.9 * (others_ns + gpu_ns)) == host_works
+    operators = tuple(
+        replace(o, compute_ns=(30, gpu_ns) if o.name.endswith("Sin") else (10, None))
+        for o in problem.operators
+    )
+    near = replace(
+        problem,
+        operators=operators,
+        tensors=tuple(replace(t, time_ns=((0, 0), (0, 0))) for t in problem.tensors),
+    )
+    devices = tuple(DeviceProfile(Device(n, n[8:11]), "measure") for n in (CPU, GPU))
+    costs = replace(table_of(chain, step=StepCost(1)), devices=devices)
+    first = solve(near, OPTIONS)
+    assert set(first.schedule.assignment) == {0}
+    found = Chooser(coarse, costs, CPU).fastest(near, first, lambda other: solve(other, OPTIONS))
+    assert (found is first) == host_works
+    assert (1 in found.schedule.assignment) != host_works
 
 
 def test_an_answer_that_cannot_be_found_changes_nothing(chain, coarse, problem):
