@@ -37,6 +37,7 @@ _WANTED = flags.DEFINE_list("clusters", list(_WORKERS), "clusters to run on")
 _REPEATS = flags.DEFINE_integer("repeats", 15, "measured rounds")
 _PROFILE_REPEATS = flags.DEFINE_integer("profile_repeats", 8, "measured runs of a profile")
 _TIME_LIMIT_S = flags.DEFINE_float("time_limit_s", 15.0, "seconds for the solver")
+_VERIFY = flags.DEFINE_bool("verify", False, "prove moirai_tf's plans, which takes its time")
 _WORK = flags.DEFINE_string("work", "", "directory that keeps the models between runs")
 _OUTPUT = flags.DEFINE_string("output", "", "file that keeps the rows (JSON)")
 
@@ -62,7 +63,7 @@ def line(row: Row) -> str:
         f"| {row.model} | {row.cluster} | {row.plan} | {row.devices} | {row.status} "
         f"| {row.predicted_ns / 1e6:.1f} | {row.measured_ns / 1e6:.1f} | {100 * row.spread:.0f} % "
         f"| {100 * row.error:+.1f} % | {row.speedup:.2f} | {row.predicted_speedup:.2f} "
-        f"| {row.most_speedup:.2f} |"
+        f"| {row.most_speedup:.2f} | {row.verdict} |"
     )
 
 
@@ -128,13 +129,13 @@ def measured(models: Mapping[str, Path], kind: str, settings: Settings) -> Itera
 def main(_: Sequence[str]) -> None:
     """Prints the table row by row, then the summary."""
     logging.set_verbosity(logging.WARNING)
-    settings = Settings(_REPEATS.value, _PROFILE_REPEATS.value, _TIME_LIMIT_S.value)
+    settings = Settings(_REPEATS.value, _PROFILE_REPEATS.value, _TIME_LIMIT_S.value, _VERIFY.value)
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as directory:
         models = built(Path(_WORK.value or directory))
         print("| model | cluster | plan | devices | status | predicted ms | measured ms | spread "
-              "| error | speed-up | predicted | at most |\n"
-              "|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)  # fmt: skip
+              "| error | speed-up | predicted | at most | verdict |\n"
+              "|---|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)  # fmt: skip
         for kind in _WANTED.value:
             for more in measured(models, kind, settings):
                 found.extend(more)

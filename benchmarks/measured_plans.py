@@ -46,6 +46,8 @@ class Row:
     predicted_speedup: float
     most_speedup: float
     """What no placement can exceed for the costs: the proved bound and the least step."""
+    verdict: str
+    """Of the verification of moirai_tf's plan; empty for the others."""
 
     @property
     def error(self) -> float:
@@ -54,15 +56,22 @@ class Row:
 
 
 def bad_assignment(problem: Problem) -> list[int]:
-    """Runs of neighbouring operators go to the devices in turn; groups stay together."""
+    """Runs of neighbouring operators go to the devices in turn; groups stay together.
+
+    What a device cannot run or has no room for goes to the first that can, with most room if none.
+    """
     count = len(problem.devices)
+    free = list(problem.capacity_bytes)
     chosen: dict[int, int] = {}
     for position, operator in enumerate(problem.topological_order):
         unit = problem.unit_of[operator]
         if unit not in chosen:
             wanted = position // _BAD_RUN % count
-            able = problem.unit_devices[unit]
-            chosen[unit] = wanted if wanted in able else able[0]
+            able = sorted(problem.unit_devices[unit], key=lambda device: device != wanted)
+            nbytes = problem.unit_memory_bytes[unit]
+            roomy = (device for device in able if free[device] >= nbytes)
+            chosen[unit] = next(roomy, max(able, key=free.__getitem__))
+            free[chosen[unit]] -= nbytes
     return [chosen[unit] for unit in problem.unit_of]
 
 
@@ -73,6 +82,7 @@ class Settings:
     repeats: int
     profile_repeats: int
     time_limit_s: float
+    verify: bool
 
 
 def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings) -> list[Row]:
@@ -89,7 +99,8 @@ def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings
             repeats=settings.profile_repeats,
             warmup=3,
             time_limit_s=settings.time_limit_s,
-        ).without("verify")
+        )
+        pipeline = pipeline if settings.verify else pipeline.without("verify")
         item = pipeline.run(MoiraiItem(model, cluster))
         predicted = _written(item, cluster, work)
         placed = read_placed([work / BEST])
@@ -119,6 +130,7 @@ def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings
             speedup=ratio(found[SINGLE], found[plan]),
             predicted_speedup=predicted[SINGLE] / predicted[plan],
             most_speedup=predicted[SINGLE] / least_ns,
+            verdict="proved" if plan == BEST and item.report is not None else "",
         )
         for plan in predicted
     ]
