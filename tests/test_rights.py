@@ -6,7 +6,6 @@ import ctypes
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,39 +119,3 @@ def test_not_one_byte_can_be_written(place: Path) -> None:
     assert len(told) == 3
     assert all(line.startswith("refused: ") for line in told), told
     assert list((place / "open").iterdir()) == []
-
-
-_FIRST_USE = """
-from moirai_tf.placement import SolveOptions, check, solve
-from tests.placement_cases import layered
-problem = layered(20, devices=2)
-schedule = solve(problem, SolveOptions(solver="heft")).schedule
-assert check(problem, schedule) == []
-print(schedule.makespan_ns)
-"""
-
-
-def _first_use(cache: Path) -> subprocess.Popen[str]:
-    """A solver in a process that has to compile it."""
-    return subprocess.Popen(
-        [sys.executable, "-c", _FIRST_USE], cwd=ROOT, text=True,
-        env={**os.environ, "NUMBA_CACHE_DIR": str(cache)},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-@pytest.mark.slow
-def test_first_uses_at_once_and_broken_off(tmp_path: Path) -> None:
-    """Of two, both have the answer; what one that is killed has written is no harm to the next."""
-    both = [_first_use(tmp_path / "both") for _ in range(2)]
-    (one, _), (two, _) = (use.communicate(timeout=900) for use in both)
-    assert [use.returncode for use in both] == [0, 0]
-    assert one == two
-    killed = _first_use(tmp_path / "killed")
-    for kept in (0, 3, 10):  # files of compiled functions that are there when it is killed
-        while killed.poll() is None and len(list((tmp_path / "killed").rglob("*.nb*"))) <= kept:
-            time.sleep(0.01)
-        killed.kill()
-        killed.communicate()
-        killed = _first_use(tmp_path / "killed")
-    assert killed.communicate(timeout=900)[0] == one
