@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+_MOST_CHARACTERS = 8_000
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -20,15 +23,21 @@ class MoiraiError(Exception):
 
     def __init__(self, rule: str, *, why: str, fix: str) -> None:
         super().__init__(rule, why, fix)
-        self.rule = rule
-        self.why = why
-        self.fix = fix
+        self.rule = _readable(rule)
+        self.why = _readable(why)
+        self.fix = _readable(fix)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (self.rule, self.why, self.fix)
 
     def __str__(self) -> str:
         return f"{self.rule}\n  why: {self.why}\n  fix: {self.fix}"
+
+
+def _readable(text: str) -> str:
+    """A text without the middle of it, if that quotes names or values of no length to be read."""
+    most = _MOST_CHARACTERS // 2
+    return text if len(text) <= 2 * most else f"{text[:most]} [...] {text[-most:]}"
 
 
 def _again(rule: str, why: str, fix: str) -> MoiraiError:
@@ -50,6 +59,22 @@ def file_error(what: str, error: OSError) -> MoiraiError:
     return MoiraiError(
         f"{what}: {error}",
         why=f"models and tables are written whole or not at all; temporary files go to "
-        f"{tempfile.gettempdir()} (TMPDIR)",
+        f"{_temporary()} (TMPDIR)",
         fix=fix,
     )
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return "a directory that can be written, of which there is none"
+
+
+@contextmanager
+def file_errors(what: str) -> Iterator[None]:
+    """Around what uses files, or as its decorator: `OSError` comes out as `file_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise file_error(what, error) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from moirai_tf.errors import MoiraiError
@@ -62,6 +62,30 @@ def check_options(instance: Any) -> None:
             why=f"it selects one of a fixed set: {known.help}",
             fix=f"use one of {', '.join(known.choices)}",
         )
+
+
+def recorded(cls: type, values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Those of a class's options that a plan has kept, in their types; of these names, if any.
+
+    Raises:
+      MoiraiError: naming the option whose value is of another type.
+    """
+    found = {}
+    for known in options_of(cls):
+        if known.name not in values or (names and known.name not in names):
+            continue
+        value = values[known.name]
+        if known.kind is tuple and isinstance(value, list):
+            value = tuple(value)
+        parts = value if isinstance(value, tuple) else ()
+        if type(value) is not known.kind or not all(isinstance(part, str) for part in parts):
+            raise MoiraiError(
+                f"option {known.name} of the plan is no {known.kind.__name__}",
+                why="the model is run as it was when the plan was made",
+                fix="optimise the original model again; its plan was changed",
+            )
+        found[known.name] = value
+    return found
 
 
 def _plain_type(hint: Any) -> type:

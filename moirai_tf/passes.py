@@ -19,7 +19,7 @@ from moirai_tf.graph.importer import ImportOptions, import_graph, shape_options
 from moirai_tf.graph.kernels import require_gpu_kernels
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.op_libraries import load_op_libraries
-from moirai_tf.model.output import check_apart, check_output, publish
+from moirai_tf.model.output import check_apart, check_output, publish, real_path
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.options import option
 from moirai_tf.pipeline import MoiraiItem, Pass, need
@@ -334,4 +334,5 @@ def _recorded(item: MoiraiItem) -> dict[str, dict[str, Any]]:
 
 def default_output(source: Path) -> Path:
     """`model` -> `model_moirai`, beside it."""
-    return source.resolve().with_name(f"{source.resolve().name}_moirai")
+    source = real_path(source)
+    return source.with_name(f"{source.name}_moirai")

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 from moirai_tf.cluster import Cluster
 from moirai_tf.cost import CostTable
-from moirai_tf.errors import MoiraiError, file_error
+from moirai_tf.errors import MoiraiError, file_errors
 from moirai_tf.fusion.coarse import CoarseGraph, Expansion
 from moirai_tf.graph.graph import Graph
 from moirai_tf.model.output import Staged, discard
@@ -90,7 +90,8 @@ class Pipeline:
           MoiraiError: a pass needs a stage that no pass before it made, or a pass failed.
         """
         for step in self.passes:
-            step.precheck(item)
+            with file_errors(f"pass {step.name!r} cannot use a file"):
+                step.precheck(item)
         try:
             for step in self.passes:
                 item = self._step(step, item, hook)
@@ -104,10 +105,8 @@ class Pipeline:
     def _step(step: Pass, item: MoiraiItem, hook: Hook | None) -> MoiraiItem:
         _check_requirements(step, item)
         _LOGGER.info("pass %s", step.name)
-        try:
+        with file_errors(f"pass {step.name!r} cannot use a file"):
             item = step(item)
-        except OSError as error:
-            raise file_error(f"pass {step.name!r} cannot use a file", error) from error
         item = replace(item, options={**item.options, step.name: pass_options(step)})
         return (hook(step, item) if hook is not None else None) or item
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import random
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from typing import Any
@@ -118,3 +120,70 @@ def cuts(length: int, most: int) -> Sequence[int]:
     """Lengths to truncate to, evenly spread and at both ends."""
     step = max(1, length // most)
     return [*range(0, length, step), length - 1]
+
+
+_VALUES: tuple[Any, ...] = (
+    None, True, False, "", "a", "/device:CPU:0", "/device:CPU:99999999", "é\n", "\ud800", "1e400",
+    "0x10", 0, 1, -1, 2, 2**31, 2**53, 2**63 - 1, 2**63, 2**64, 10**30, 10**400, 0.5, -0.0, 1e308,
+    5e-324, float("nan"), float("inf"), float("-inf"), [], [0], {}, {"a": 1}, [[]], "x" * 10_000,
+)  # fmt: skip
+"""What stands in the place of other values: other types, and numbers at which things overflow."""
+
+
+def damage_json(data: Any, seed: int) -> str:
+    """The text of a JSON value with one to three places changed; some are no JSON any more."""
+    rng = random.Random(seed)
+    damaged = copy.deepcopy(data)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        places = list(_places(damaged))
+        if places:
+            _damage_place(*rng.choice(places), places, rng)
+    text = json.dumps(damaged)
+    kind = rng.randrange(40)
+    if kind == 0:  # a key twice
+        return text.replace("{", '{"name": 0, ', 1 + rng.randrange(3))
+    if kind == 1:  # numbers that no float holds
+        return text.replace(": 1", ": 1e400", 1).replace(": 2", ": -1e999", 1)
+    if kind == 2:
+        at, depth = rng.randrange(len(text)), rng.choice((50, 5_000, 200_000))
+        return text[:at] + "[" * depth + "]" * depth + text[at:]
+    return text
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every (container, key) inside a value."""
+    for key in list(value) if isinstance(value, dict) else range(len(value)):
+        yield value, key
+        if isinstance(value[key], dict | list):
+            yield from _places(value[key])
+
+
+def _damage_place(holder: Any, key: Any, places: Sequence[Any], rng: random.Random) -> None:
+    kind = rng.randrange(10)
+    if kind >= 6:
+        holder[key] = rng.choice(_alike(holder[key], places))
+    elif kind <= 1:
+        holder[key] = rng.choice(_VALUES)
+    elif kind == 2:
+        del holder[key]
+    elif kind == 3:  # what stands elsewhere, which may be of the right type
+        other, at = rng.choice(places)
+        holder[key] = copy.deepcopy(other[at]) if _has(other, at) else None
+    elif kind == 4 and isinstance(holder, list):
+        holder.insert(key, copy.deepcopy(holder[key]))
+    elif isinstance(holder, dict):
+        holder[rng.choice(("a", "", f"{key}x", "name", "d"))] = holder.pop(key)
+    else:
+        holder[key] = [holder[key]]
+
+
+def _alike(value: Any, places: Sequence[Any]) -> list[Any]:
+    """Values of the same type, so that more than types is tried."""
+    kind = (int, float) if isinstance(value, int | float) else type(value)
+    elsewhere = [other[at] for other, at in places if _has(other, at)]
+    found = [other for other in (*_VALUES, *elsewhere) if isinstance(other, kind)]
+    return copy.deepcopy(found) or [value]
+
+
+def _has(holder: Any, key: Any) -> bool:
+    return key in holder if isinstance(holder, dict) else key < len(holder)

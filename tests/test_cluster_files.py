@@ -109,7 +109,7 @@ def _with(old: str, new: str) -> str:
         (_with("memory: 2 GB", "memory: 2"), "devices[1].memory: '2' is not a number"),
         (_with("memory: 2 GB", "memory: 2 GB/s"), "devices[1].memory: '2 GB/s' is not a number"),
         (_with("speed: 0.5", "speed: 0"), "devices[1].speed: 0.0 is not a positive number"),
-        (_with("speed: 0.5", "speed: .nan"), "devices[1].speed: nan is not a positive number"),
+        (_with("speed: 0.5", "speed: .nan"), "devices[1].speed: nan is not finite"),
         (_with("speed: 0.5", "speed: fast"), "devices[1].speed: 'fast' is not a number"),
         (_with("speed: 0.5", "num_cores: 0"), "devices[1].num_cores: 0 is not positive"),
         (_with("speed: 0.5", "num_cores: 2.5"), "devices[1].num_cores: 2.5 is not a whole"),

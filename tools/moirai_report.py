@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from absl import flags
 
+from moirai_tf.model.op_libraries import OpLibraryOptions
 from moirai_tf.report import content_of, write_report
 
 from . import _flags
@@ -20,6 +21,7 @@ _BENCH = flags.DEFINE_string(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "HTML file to write")
 flags.mark_flags_as_required(["placed_dir", "output"])
+_flags.define(OpLibraryOptions)
 
 
 def main() -> None:

@@ -19,8 +19,9 @@ from moirai_tf.graph.graph import Graph
 from moirai_tf.graph.importer import ImportOptions, import_graph
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.load import load_in_session
+from moirai_tf.model.output import real_path
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
-from moirai_tf.options import options_of
+from moirai_tf.options import recorded
 from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
@@ -57,9 +58,9 @@ def read_placed(directories: Sequence[str | Path]) -> tuple[Placed, ...]:
     if not directories:
         raise _unfit("no placed model is given", "give the output directory of moirai_tf.optimize")
     paths = [Path(directory) for directory in directories]
-    short = [path.resolve().name for path in paths]
+    short = [real_path(path).name for path in paths]
     names = short if len(set(short)) == len(short) else [str(path) for path in paths]
-    if len({path.resolve() for path in paths}) < len(paths):
+    if len({real_path(path) for path in paths}) < len(paths):
         raise _unfit("a placed model is given twice", "give every directory once")
     placed = tuple(
         Placed(name, path, read_plan(path)) for name, path in zip(names, paths, strict=True)
@@ -102,7 +103,7 @@ def fused(graph: Graph, plan: Plan) -> CoarseGraph:
 
 def fuse_options(plan: Plan) -> FuseOptions:
     """How the operators of a plan were fused."""
-    return FuseOptions(**_recorded(plan, "fuse", FuseOptions))
+    return FuseOptions(**recorded(FuseOptions, plan.options.get("fuse", {})))
 
 
 def check_devices(cluster: Cluster, placed: Sequence[Placed]) -> None:
@@ -198,18 +199,8 @@ def _check_present(session: ClusterSession) -> None:
 
 
 def _import_options(plan: Plan) -> ImportOptions:
-    recorded = _recorded(plan, "import", ImportOptions)
-    return ImportOptions(**{**recorded, "signature": plan.signature, "tags": plan.tags})
-
-
-def _recorded(plan: Plan, step: str, cls: type) -> dict[str, Any]:
-    """The options that a pass had when the plan was made."""
-    known = {option.name: option.kind for option in options_of(cls)}
-    return {
-        name: tuple(value) if known[name] is tuple else value
-        for name, value in plan.options.get(step, {}).items()
-        if name in known
-    }
+    known = recorded(ImportOptions, plan.options.get("import", {}), "batch_size", "input_shapes")
+    return ImportOptions(signature=plan.signature, tags=plan.tags, **known)
 
 
 def _unfit(what: str, fix: str) -> MoiraiError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +14,12 @@ from moirai_tf.errors import MoiraiError
 DEVICE_TYPES = ("CPU", "GPU")
 
 _NAME = re.compile(
-    r"(?:/job:(?P<job>[a-zA-Z]\w*)/replica:\d+/task:\d+)?/device:(?P<type>[A-Za-z_]+):\d+"
+    r"(?:/job:(?P<job>[a-zA-Z]\w*)/replica:\d+/task:\d+)?/device:(?P<type>[A-Za-z_]+):(?P<index>\d+)",
+    re.ASCII,
 )
-_ADDRESS = re.compile(r"[\w.-]+:\d{1,5}")
+_ADDRESS = re.compile(r"[\w.-]+:\d{1,5}", re.ASCII)
+_MOST_DEVICES = 1024
+"""Of a cluster, and of a type in a process: each is made, and each pair has a link."""
 _NS_PER_S = 1_000_000_000
 
 
@@ -54,6 +58,8 @@ class Device:
         match = _NAME.fullmatch(self.name)
         if match is None:
             raise _fault("name", f"{self.name!r} is not a TensorFlow device name")
+        if len(match["index"]) > len(str(_MOST_DEVICES)) or int(match["index"]) >= _MOST_DEVICES:
+            raise _fault("name", f"{self.name!r} is not one of the first {_MOST_DEVICES} devices")
         if match["type"] not in DEVICE_TYPES or self.type not in DEVICE_TYPES:
             unknown = match["type"] if match["type"] not in DEVICE_TYPES else self.type
             raise _fault("type", f"{unknown!r} is unknown; known are {', '.join(DEVICE_TYPES)}")
@@ -124,6 +130,8 @@ class Cluster:
 
     def __post_init__(self) -> None:
         names = [device.name for device in self.devices]
+        if len(names) > _MOST_DEVICES:
+            raise _fault("devices", f"{len(names)} are more than {_MOST_DEVICES}")
         for i, name in enumerate(names):
             if name in names[:i]:
                 raise _fault(f"devices[{i}].name", f"{name!r} is devices[{names.index(name)}] too")
@@ -142,7 +150,7 @@ class Cluster:
             if pair not in wanted:
                 raise _fault("links", f"{pair[0]} -> {pair[1]} joins no two devices")
         if len(set(pairs)) < len(pairs):
-            twice = next(pair for pair in pairs if pairs.count(pair) > 1)
+            twice = Counter(pairs).most_common(1)[0][0]
             raise _fault("links", f"{twice[0]} -> {twice[1]} is there twice")
         missing = [pair for pair in wanted if pair not in self._by_pair]
         if missing:
@@ -192,6 +200,11 @@ class Cluster:
     def transfer_ns(self, nbytes: int, source: str, target: str) -> int:
         """Time to move so many bytes from device to device, in whole nanoseconds; 0 within one."""
         return 0 if source == target else self._by_pair[source, target].transfer_ns(nbytes)
+
+
+def device_type(name: str) -> str:
+    """`CPU` of `/job:worker/replica:0/task:1/device:CPU:0`."""
+    return name.rpartition("/device:")[2].partition(":")[0]
 
 
 def _fault(field: str, what: str) -> MoiraiError:

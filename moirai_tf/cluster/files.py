@@ -22,7 +22,12 @@ T = TypeVar("T")
 _FORMAT = Format(
     why="the cluster file decides where operators can go and what transfers cost",
     fix="correct this field; docs/cluster.md describes the format",
+    most_bytes=8 << 20,
 )
+_MOST_NODES = 1_000_000
+"""A few aliases of aliases stand for more than any memory holds."""
+_MALFORMED = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+"""What PyYAML raises; all but the first for values that contradict their tag, as `!!int x`."""
 _DEVICE_KEYS = (
     "name", "type", "memory", "speed", "address", "frequency_mhz", "num_cores",
     "memory_bandwidth", "architecture", "model", "launch_overhead",
@@ -47,7 +52,7 @@ def cluster_from_yaml(text: str) -> Cluster:
     """A cluster from the text of its file; raises as `read_cluster`."""
     try:
         root = Field(yaml.load(text, Loader=_StrictLoader), _FORMAT)
-    except (yaml.YAMLError, RecursionError) as error:
+    except _MALFORMED as error:
         raise _FORMAT.fault("the cluster file", f"not YAML: {error}") from error
     root.only("name", "client", "devices", "links", "default_link")
     devices = tuple(_device(field) for field in root["devices"].elements())
@@ -79,16 +84,42 @@ def cluster_to_yaml(cluster: Cluster) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML's own loader keeps the last of two equal keys without a word."""
+    """YAML's own loader keeps the last of two equal keys without a word, and expands aliases."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _expanded(node, {}) > _MOST_NODES:
+            raise yaml.YAMLError(f"its aliases stand for more than {_MOST_NODES} values")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", node.value[i][0].start_mark
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
                 )
+            seen.add((key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key)))
         return super().construct_mapping(node, deep)
+
+
+def _expanded(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """How many values a node is with every alias replaced by what it stands for.
+
+    Raises:
+      YAMLError: an alias stands for what holds it.
+    """
+    if id(node) in known:
+        count = known[id(node)]
+        if count is None:
+            raise yaml.YAMLError(f"an alias stands for what holds it: {node.start_mark}")
+        return count
+    known[id(node)] = None
+    inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+    parts = itertools.chain(*inner) if isinstance(node, yaml.MappingNode) else inner
+    count = 1 + sum(_expanded(part, known) for part in parts)
+    known[id(node)] = count
+    return count
 
 
 def _device(field: Field) -> Device:
@@ -118,6 +149,8 @@ def _links(root: Field, names: list[str]) -> Iterator[Link]:
     listed = root.get("links")
     for field in listed.elements() if listed is not None else ():
         for link in _link(field, names):
+            if (link.source, link.target) in linked:
+                raise _FORMAT.fault("links", f"{link.source} -> {link.target} is there twice")
             linked.add((link.source, link.target))
             yield link
     default = root.get("default_link")
@@ -139,6 +172,8 @@ def _link(field: Field, names: list[str]) -> list[Link]:
     if "from" in field.value or "to" in field.value:
         raise field.fault("a link has either `between`, or `from` and `to`")
     members = [element.one_of(names, "device") for element in group.elements()]
+    if len(set(members)) < len(members):
+        raise group.fault("it names a device twice")
     link = _speed_of_link(field, "", "")
     return [replace(link, source=a, target=b) for a, b in itertools.permutations(members, 2)]
 
@@ -166,9 +201,10 @@ def _optional_quantity(field: Field, key: str, known: Mapping[str, Fraction]) ->
 
 def _quantity(field: Field, known: Mapping[str, Fraction]) -> int:
     try:
-        return units.parse(str(field.value), known)
+        value = units.parse(field.value if isinstance(field.value, str) else field.shown(), known)
     except ValueError as error:
         raise field.fault(str(error)) from error
+    return Field(value, _FORMAT, field.path).integer()
 
 
 def _located(build: Callable[[], T], field: Field) -> T:

@@ -21,6 +21,7 @@ from moirai_tf.cost.table import (
     StepCost,
 )
 from moirai_tf.fields import Field, Format
+from moirai_tf.placement.io import write_text
 
 SCHEMA = "moirai_tf.cost_table"
 VERSION = 2
@@ -62,7 +63,11 @@ def read_table(path: str | Path) -> CostTable:
 
 
 def write_table(table: CostTable, path: str | Path) -> None:
-    """Writes a cost table: one line per operator, so that two of them can be compared."""
+    """Writes a cost table: one line per operator, so that two of them can be compared.
+
+    Raises:
+      MoiraiError: it cannot be written.
+    """
     head = {
         "schema": SCHEMA,
         "version": VERSION,
@@ -83,9 +88,7 @@ def write_table(table: CostTable, path: str | Path) -> None:
         for name, cost in table.operators.items()
     )
     text = json.dumps(head, indent=1).removesuffix("\n}")
-    Path(path).write_text(
-        text + ',\n "operators": {\n' + ",\n".join(rows) + "\n }\n}\n", encoding="utf-8"
-    )
+    write_text(text + ',\n "operators": {\n' + ",\n".join(rows) + "\n }\n}\n", Path(path))
 
 
 def _profile(field: Field) -> DeviceProfile:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,9 @@ from moirai_tf.model.input_files import read_inputs
 
 _INTEGERS_BELOW = 2
 """Range of integers that index nothing we can see: right for masks, segments and flags."""
+
+_GENERATED_BYTES = 8
+"""Of one number, before it gets the type of its input."""
 
 _SAME_VALUES = frozenset({
     "Identity", "Cast", "Reshape", "ExpandDims", "Squeeze", "Transpose", "Pack", "ConcatV2",
@@ -76,6 +81,8 @@ def _array(graph: Graph, name: str, index: int, rng: np.random.Generator) -> Arr
     if spec.shape is None:
         raise _cannot_generate(name, f"has the unknown rank of {spec}")
     shape = tuple(abs(size) for size in spec.shape)
+    if math.prod(shape) * _GENERATED_BYTES > _memory_bytes():
+        raise _cannot_generate(name, f"has the shape of {spec}, more than this machine's memory")
     if kind == dtypes.string:
         return np.array([b"%d" % word for word in rng.integers(0, 100, shape).flat],
                         dtype=object).reshape(shape)  # fmt: skip
@@ -83,6 +90,10 @@ def _array(graph: Graph, name: str, index: int, rng: np.random.Generator) -> Arr
                                  or kind.is_bool):  # fmt: skip
         raise _cannot_generate(name, f"has the type {spec.dtype}")
     return _numbers(graph, name, index, kind, shape, rng).astype(kind.as_numpy_dtype)
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _numbers(

@@ -59,16 +59,17 @@ def static_value(graph: Graph, ref: TensorRef) -> Fraction | None:
 
 def _comparisons(graph: Graph, ref: TensorRef) -> Iterator[tuple[TensorRef, TensorRef]]:
     """Every (smaller, larger) that must hold for the condition to hold."""
-    operator = graph.operators[ref.producer]
-    if operator.op in _FORWARDS:
-        yield from _comparisons(graph, operator.inputs[0])
-    elif operator.op == "LogicalAnd":
-        for part in operator.inputs:
-            yield from _comparisons(graph, part)
-    elif operator.op == "Less":
-        yield operator.inputs[0], operator.inputs[1]
-    elif operator.op == "Greater":
-        yield operator.inputs[1], operator.inputs[0]
+    pending = [ref.producer]
+    for index in pending:
+        operator = graph.operators[index]
+        if operator.op in _FORWARDS:
+            pending.append(operator.inputs[0].producer)
+        elif operator.op == "LogicalAnd":
+            pending.extend(part.producer for part in operator.inputs)
+        elif operator.op == "Less":
+            yield operator.inputs[0], operator.inputs[1]
+        elif operator.op == "Greater":
+            yield operator.inputs[1], operator.inputs[0]
 
 
 def _count(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,25 @@ from moirai_tf.graph.graph import MERGE_OPS, Graph, Operator, TensorRef
 
 _STALE = ("_class", "_output_shapes")
 """Attributes that do not hold under other names and for other input shapes."""
+
+
+_EFFECTS = frozenset({
+    "CacheDataset", "CacheDatasetV2", "DatasetToSingleElement", "DebugIdentity", "DebugIdentityV2",
+    "DebugIdentityV3", "DebugNanCount", "DebugNumericSummary", "DebugNumericSummaryV2",
+    "EagerPyFunc", "GenerateVocabRemapping", "ImmutableConst", "PyFunc", "PyFuncStateless",
+    "ReadFile", "RegisterDataset", "RegisterDatasetV2", "SnapshotChunkDataset", "SnapshotDataset",
+    "SnapshotDatasetReader", "SnapshotDatasetV2",
+})  # fmt: skip
+"""Ops that reach for files, other machines or Python. TensorFlow holds most of them for functions
+of their inputs and would run them, if these are constants, while it infers shapes."""
+
+
+def keep_from_running(graph_def: Any) -> None:
+    """Asks for kernels that do not exist, in place, where running would be more than computing."""
+    library = graph_def.library.function
+    for node in itertools.chain(graph_def.node, *(f.node_def for f in library)):
+        if node.op in _EFFECTS:
+            node.attr["_kernel"].s = b"moirai_tf_runs_nothing"
 
 
 def to_graph_def(
@@ -44,6 +64,7 @@ def to_graph_def(
             if known_feeds:
                 make_known(node)
     _add_library(graph_def, graph.library)
+    keep_from_running(graph_def)
     return graph_def
 
 

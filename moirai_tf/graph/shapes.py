@@ -20,7 +20,7 @@ from tensorflow.python.framework.errors_impl import OpError
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.flatten import FlatNode
 from moirai_tf.graph.graph import LOOPS, LOWERED_OPS, TensorSpec
-from moirai_tf.graph.graphdef import flat_node, set_shape
+from moirai_tf.graph.graphdef import flat_node, keep_from_running, set_shape
 from moirai_tf.model.op_types import attr_of
 from moirai_tf.model.validate import function_attrs
 
@@ -117,6 +117,7 @@ def _graph_def(
             types = {"SrcT": attr_of(node, "Tin").type, "DstT": attr_of(node, "Tout").type}
             _replace(node, "Cast", node.input[1:2], **types)
     graph_def.library.function.extend(_called(graph_def.node, library))
+    keep_from_running(graph_def)
     return graph_def
 
 

@@ -6,8 +6,6 @@ cannot as the bytes of `tf.io.serialize_tensor`.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow.python.framework import dtypes, tensor_util
 
 from moirai_tf.errors import MoiraiError
+from moirai_tf.fields import open_regular
 
 Array = npt.NDArray[Any]
 
@@ -30,6 +29,8 @@ INPUTS_HELP = (
 """Help of the option `inputs` of everything that imports or runs a model."""
 
 _ZIP, _GZIP = b"PK", b"\x1f\x8b"
+_MOST_BYTES = 1 << 33
+"""A few bytes of an archive can stand for more than any memory holds."""
 _NUMPY_KINDS = "biufc"
 """Kinds of arrays that an archive holds as they are: booleans and numbers."""
 
@@ -46,10 +47,10 @@ def read_inputs(path: str | Path, types: Mapping[str, int]) -> dict[str, Array]:
       MoiraiError: the file cannot be read, or an array is missing, unknown or of another type.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(len(_ZIP))
         arrays = _archive(path) if start == _ZIP else _records(path, start, types)
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # what readers of archives raise for damaged ones has no end
         raise _bad_file(path, f"cannot be read: {_first_line(error)}") from error
     missing = [name for name in types if name not in arrays]
     unknown = [name for name in arrays if name not in types]
@@ -75,6 +76,8 @@ def save_inputs(path: str | Path, inputs: Mapping[str, Any]) -> None:
 def _archive(path: str | Path) -> dict[str, Array]:
     arrays = {}
     with np.load(path, allow_pickle=False) as archive:
+        if sum(info.file_size for info in archive.zip.infolist()) > _MOST_BYTES:
+            raise ValueError(f"its arrays have more than {_MOST_BYTES} bytes")
         for name in archive.files:
             try:
                 arrays[name] = archive[name]
@@ -82,6 +85,8 @@ def _archive(path: str | Path) -> dict[str, Array]:
                 if "allow_pickle" not in str(error):
                     raise
                 raise ValueError(f"{name!r} has pickled objects, which could run code") from error
+            if not isinstance(arrays[name], np.ndarray):
+                raise ValueError(f"{name!r} is no array")
     return arrays
 
 
@@ -125,7 +130,7 @@ def _deserialized(path: str | Path, name: str, array: Array) -> Array:
     try:
         tensor = tensor_pb2.TensorProto.FromString(array.tobytes())
         return np.asarray(tensor_util.MakeNdarray(tensor))
-    except (message.DecodeError, TypeError, ValueError, KeyError) as error:
+    except (message.DecodeError, TypeError, ValueError, KeyError, MemoryError) as error:
         raise _bad_file(
             path, f"{name!r} has the type uint8, but is no serialized tensor: {_first_line(error)}"
         ) from error

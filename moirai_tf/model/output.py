@@ -48,7 +48,7 @@ def stage(output: Path, *, overwrite: bool) -> Staged:
     Raises:
       MoiraiError: the output exists and `overwrite` is not set, or its parent cannot be written.
     """
-    output = output.resolve()
+    output = real_path(output)
     check_output(output, overwrite=overwrite)
     work = output.with_name(f"{_prefix(output)}{uuid.uuid4().hex}")
     try:
@@ -226,7 +226,7 @@ def check_apart(source: Path, output: Path) -> None:
     Raises:
       MoiraiError: the directories overlap.
     """
-    one, two = source.resolve(), output.resolve()
+    one, two = real_path(source), real_path(output)
     if one == two or one in two.parents or two in one.parents:
         raise MoiraiError(
             f"the output {output} and the input {source} overlap",
@@ -297,21 +297,37 @@ def _files(root: Path) -> Iterator[Path]:
     """Every file below a directory, relative to it, in a stable order.
 
     Raises:
-      MoiraiError: a symbolic link leads out of the directory, or to another directory.
+      MoiraiError: a symbolic link leads out of the directory, to another directory or to nothing;
+        or something is no file: a pipe, a socket, a device.
+      OSError: a directory cannot be read.
     """
-    inside = root.resolve()
-    for folder, folders, names in os.walk(root):
+    inside = real_path(root)
+    for folder, folders, names in os.walk(root, onerror=_raise):
         folders.sort()
         for name in sorted([*names, *(f for f in folders if (Path(folder) / f).is_symlink())]):
             path = Path(folder) / name
-            if path.is_dir() or not path.resolve().is_relative_to(inside):
+            if path.is_dir() or not real_path(path).is_relative_to(inside):
                 raise MoiraiError(
                     f"{path} is a link to a directory or to a place outside the model",
                     why="a model must not bring files of its reader into the output",
                     fix="replace the link by what it leads to",
                 )
-            if path.is_file():
-                yield path.relative_to(root)
+            if not path.is_file():
+                raise MoiraiError(
+                    f"{path} is no file: a pipe, a socket, a device, or a link to nothing",
+                    why="the output is to have everything that the model has",
+                    fix="remove it from the model's directory, or put a file in its place",
+                )
+            yield path.relative_to(root)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def real_path(path: Path) -> Path:
+    """The path without symbolic links; of links in a circle as far as it goes."""
+    return Path(os.path.realpath(path))
 
 
 def _check_assets(model: SavedModel) -> None:
@@ -333,7 +349,7 @@ def _place(source: Path, target: Path, place: Callable[[Path, Path], None]) -> N
 
 def _link(source: Path, target: Path) -> None:
     try:
-        os.link(source.resolve(), target)
+        os.link(real_path(source), target)
     except OSError:  # another file system, or one without hard links
         _copy(source, target)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 from google.protobuf import message, text_format
 from tensorflow.core.protobuf import saved_model_pb2
 
-from moirai_tf.errors import MoiraiError
+from moirai_tf.errors import MoiraiError, file_errors
 from moirai_tf.model.op_libraries import advice
 from moirai_tf.model.op_types import definition
 from moirai_tf.model.validate import input_node, tensor_names, unknown_ops, violations
@@ -21,6 +22,7 @@ DEFAULT_SIGNATURE = "serving_default"
 
 _LOGGER = logging.getLogger(__name__)
 
+_MOST_BYTES = (1 << 31) - 1
 PB, PBTXT, CPB = "saved_model.pb", "saved_model.pbtxt", "saved_model.cpb"
 
 
@@ -124,6 +126,7 @@ def _usable_signatures(meta_graph: Any) -> list[str]:
     ]
 
 
+@file_errors("the model cannot be read")
 def read_saved_model(path: str | Path) -> SavedModel:
     """Reads and validates `saved_model.pb` (or `.pbtxt`).
 
@@ -183,7 +186,7 @@ def _parse(directory: Path) -> Any:
 def _parse_binary(file: Path) -> Any:
     proto = saved_model_pb2.SavedModel()
     try:
-        proto.ParseFromString(file.read_bytes())
+        proto.ParseFromString(_content(file))
     except (message.DecodeError, OSError) as error:
         raise _unreadable(file, error) from error
     return _not_empty(file, proto)
@@ -192,10 +195,16 @@ def _parse_binary(file: Path) -> Any:
 def _parse_text(file: Path) -> Any:
     proto = saved_model_pb2.SavedModel()
     try:
-        text_format.Parse(file.read_text(encoding="utf-8"), proto)
-    except (text_format.ParseError, UnicodeDecodeError, RecursionError, OSError) as error:
+        text_format.Parse(_content(file).decode(), proto)
+    except (text_format.ParseError, ValueError, RecursionError, OSError) as error:
         raise _unreadable(file, error) from error
     return _not_empty(file, proto)
+
+
+def _content(file: Path) -> bytes:
+    if file.stat().st_size > _MOST_BYTES:
+        raise OSError(errno.EFBIG, "a protobuf has less than 2 GiB", str(file))
+    return file.read_bytes()
 
 
 def _unreadable(file: Path, error: Exception) -> MoiraiError:

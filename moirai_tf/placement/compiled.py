@@ -13,8 +13,7 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 
 def compiled(function: _Function) -> _Function:
     """The function in machine code, made at its first call."""
-    result: _Function = numba.njit(cache=True)(function)
-    return result
+    return _compiled(function)
 
 
 def compiled_lean(function: _Function) -> _Function:
@@ -23,7 +22,14 @@ def compiled_lean(function: _Function) -> _Function:
     Without numba's runtime arrays are not counted as references, which took three quarters of the
     time of small functions.
     """
-    result: _Function = numba.njit(cache=True, _nrt=False)(function)
+    return _compiled(function, _nrt=False)
+
+
+def _compiled(function: _Function, **options: bool) -> _Function:
+    try:
+        result: _Function = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no place that this user can write: made anew by every process
+        result = numba.njit(**options)(function)
     return result
 
 

@@ -16,7 +16,6 @@ from moirai_tf.bench.trace import read_measured
 from moirai_tf.cost.memory import memory_changes, weight_bytes
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.fusion.coarsen import near_misses
-from moirai_tf.model.op_libraries import load_op_libraries
 from moirai_tf.placement.schedule import Placed, Schedule, Transfer, schedule_of
 from moirai_tf.report.critical import Step, critical_path
 from moirai_tf.rewrite.plan import Plan
@@ -79,7 +78,6 @@ def content_of(placed_dir: str | Path, trace: str | Path | None = None) -> Conte
     """
     placed = read_placed([placed_dir])
     plan = placed[0].plan
-    load_op_libraries(tuple(plan.options.get("import", {}).get("op_library", ())))
     graph = read_signature(placed_dir, placed).graph
     coarse, schedule = fused(graph, plan), read_planned_schedule(placed_dir)
     planned = predicted_timeline(schedule, coarse)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from moirai_tf.errors import MoiraiError
+from moirai_tf.errors import MoiraiError, file_errors
 from moirai_tf.graph.graph import Graph
 from moirai_tf.model.load import SESSION_CONFIG_FILE, session_config_text
 from moirai_tf.model.output import (
@@ -20,6 +20,7 @@ from moirai_tf.model.output import (
     write_saved_model,
 )
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
+from moirai_tf.model.validate import violations
 from moirai_tf.rewrite.apply import apply_placement
 from moirai_tf.rewrite.diff import disordered, misplaced, unplanned_changes
 from moirai_tf.rewrite.order import Order
@@ -45,10 +46,13 @@ def unplaced(model: SavedModel) -> SavedModel:
         return model
     plan = read_plan(model.path)
     proto = _copy(model)
-    revert(_meta_graph(model, proto, plan), plan.edits)
+    meta_graph = _meta_graph(model, proto, plan)
+    revert(meta_graph, plan.edits)
+    _check_undone(meta_graph, model.meta_graph(plan.tags), plan)
     return SavedModel(model.path, proto)
 
 
+@file_errors("the placed model cannot be written")
 def stage_placed(
     model: SavedModel,
     graph: Graph,
@@ -95,6 +99,7 @@ def stage_placed(
     return staged, plan
 
 
+@file_errors("the model cannot be written")
 def strip(placed: str | Path, output: str | Path, *, overwrite: bool = False) -> None:
     """Writes a placed model with exactly the devices that it had before.
 
@@ -112,6 +117,7 @@ def strip(placed: str | Path, output: str | Path, *, overwrite: bool = False) ->
         )
 
 
+@file_errors("the model cannot be written")
 def remap(
     placed: str | Path, output: str | Path, names: Mapping[str, str], *, overwrite: bool = False
 ) -> Plan:
@@ -129,8 +135,11 @@ def remap(
     plan = read_plan(placed)
     model = read_saved_model(placed)
     check_apart(model.path, Path(output))
+    original = unplaced(model).meta_graph(plan.tags)
     proto = _copy(model)
-    plan = rename_devices(_meta_graph(model, proto, plan), plan, names)
+    meta_graph = _meta_graph(model, proto, plan)
+    plan = rename_devices(meta_graph, plan, names)
+    _check_undone(original, meta_graph, plan)
     schedule = renamed_schedule(placed, names)
     with whole_directory(Path(output), overwrite=overwrite) as work:
         write_saved_model(model, proto, work, _plan_files(plan, schedule))
@@ -163,14 +172,30 @@ def _meta_graph(model: SavedModel, proto: Any, plan: Plan) -> Any:
 
 
 def _check(model: SavedModel, placed: Any, plan: Plan) -> None:
-    broken = [
-        *unplanned_changes(model.meta_graph(plan.tags), placed, plan),
-        *misplaced(placed, plan),
-        *disordered(placed, plan),
-    ]
+    broken = _faults(model.meta_graph(plan.tags), placed, plan)
     if broken:
         raise MoiraiError(
             f"the rewritten model breaks its plan: {broken[0]} ({len(broken)} in all)",
             why="a model that differs from the plan could compute or run something else",
             fix="report this model; nothing was written",
+        )
+
+
+def _faults(original: Any, placed: Any, plan: Plan) -> list[str]:
+    """What the checker says of a placed model and its plan."""
+    return [
+        *unplanned_changes(original, placed, plan),
+        *misplaced(placed, plan),
+        *disordered(placed, plan),
+    ]
+
+
+def _check_undone(original: Any, placed: Any, plan: Plan) -> None:
+    """Refuses a plan that leads from no sound model to the placed one: it was changed."""
+    broken = [*violations(original), *_faults(original, placed, plan)]
+    if broken:
+        raise MoiraiError(
+            f"the plan does not fit the model: {broken[0]} ({len(broken)} in all)",
+            why="a plan that was changed would take other things out than were put in",
+            fix="optimise the original model again",
         )

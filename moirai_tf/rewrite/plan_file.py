@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from moirai_tf.errors import MoiraiError
+from moirai_tf.cluster import Device
+from moirai_tf.errors import MoiraiError, file_errors
 from moirai_tf.fields import Field, Format
 from moirai_tf.rewrite.plan import (
     CallEdit,
@@ -35,6 +37,7 @@ def plan_to_json(plan: Plan) -> str:
     return json.dumps({"schema": SCHEMA, **values}, indent=1, sort_keys=True) + "\n"
 
 
+@file_errors("the plan cannot be read")
 def read_plan(directory: str | Path) -> Plan:
     """The plan of a placed SavedModel.
 
@@ -61,17 +64,19 @@ def read_plan(directory: str | Path) -> Plan:
 
 def _plan(plan: Field, schema: int) -> Plan:
     ordered = schema >= 2
+    devices = tuple(_device(row, schema) for row in plan["devices"].elements())
+    names = [device.name for device in devices]
     return Plan(
         signature=plan["signature"].text(),
         tags=tuple(tag.text() for tag in plan["tags"].elements()),
-        devices=tuple(_device(row, schema) for row in plan["devices"].elements()),
-        client=plan["client"].text(),
-        placement=_texts(plan["placement"]),
-        transfers=tuple(map(_transfer, plan["transfers"].elements())),
+        devices=devices,
+        client=plan["client"].one_of(names, "device"),
+        placement={n: d.one_of(names, "device") for n, d in plan["placement"].items()},
+        transfers=tuple(_transfer(row, names) for row in plan["transfers"].elements()),
         order=tuple(map(_precedence, plan["order"].elements())) if ordered else (),
         edits=_edits(plan["edits"], ordered=ordered),
-        summary=_values(plan["summary"]),
-        options=_values(plan["options"]),
+        summary=_summary(plan["summary"]),
+        options={step: _values(options) for step, options in plan["options"].items()},
     )
 
 
@@ -79,14 +84,30 @@ def _device(row: Field, schema: int) -> PlanDevice:
     memory = row.get("memory_bytes")
     size = None if memory is None else memory.integer(least=0)
     model = row["model"].text() if schema >= 3 else ""
-    return PlanDevice(row["name"].text(), row["type"].text(), size, model)
+    try:
+        device = Device(row["name"].text(), row["type"].text())
+    except MoiraiError as error:
+        raise row.fault(error.rule) from error
+    return PlanDevice(device.name, device.type, size, model)
 
 
-def _transfer(row: Field) -> PlanTransfer:
+def _transfer(row: Field, names: Collection[str]) -> PlanTransfer:
+    source, target = (row[end].one_of(names, "device") for end in ("source", "target"))
     return PlanTransfer(
-        row["producer"].text(), row["port"].integer(),
-        row["source"].text(), row["target"].text(), row["nbytes"].integer(),
-    )  # fmt: skip
+        row["producer"].text(), row["port"].integer(), source, target, row["nbytes"].integer()
+    )
+
+
+def _summary(summary: Field) -> dict[str, Any]:
+    """What was found, with the types that readers of a plan rely on."""
+    for name in ("predicted_ns", "latency_ns", "single_device_predicted_ns"):
+        value = summary.get(name)
+        if value is not None:
+            value.integer(least=0)
+    device = summary.get("single_device")
+    if device is not None:
+        device.text()
+    return _values(summary)
 
 
 def _precedence(row: Field) -> Precedence:

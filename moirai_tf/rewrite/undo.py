@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from moirai_tf.cluster.cluster import Device, device_type
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.validate import function_attrs
 from moirai_tf.rewrite.apply import rename_function
@@ -84,7 +85,7 @@ def rename_devices(meta_graph: Any, plan: Plan, names: Mapping[str, str]) -> Pla
 
 def _renamed(device: PlanDevice, name: str) -> PlanDevice:
     """The device under another name: a GPU stays one of its model, unless it becomes a CPU."""
-    kind = name.rpartition("/device:")[2].partition(":")[0]
+    kind = device_type(name)
     model = device.model if kind == device.type else ""
     return replace(device, name=name, type=kind, model=model)
 
@@ -115,6 +116,9 @@ def _misfits(meta_graph: Any, edits: Edits) -> Iterator[str]:
     """Edits of the plan that are not in the model."""
     bodies = _bodies(meta_graph)
     yield from (f"there is no function {name!r}" for name in edits.clones if name not in bodies)
+    for made in (edits.nodes, edits.calls, edits.objects, edits.relays, edits.order):
+        if len(set(made)) < len(made):
+            yield "not every edit was made once"
     for edit in edits.nodes:
         node = bodies.get(edit.function, {}).get(edit.node)
         if node is None or node.device != edit.after:
@@ -155,6 +159,15 @@ def _check_names(plan: Plan, names: Mapping[str, str]) -> None:
             why="only devices of the plan can be renamed",
             fix=f"use one of {', '.join(sorted(known))}",
         )
+    for name in names.values():
+        try:
+            Device(name, device_type(name))
+        except MoiraiError as error:
+            raise MoiraiError(
+                f"{name!r} is no new name of a device: {error.rule}",
+                why="TensorFlow runs an operator on a device that it does not know elsewhere",
+                fix="give names such as /device:CPU:1 or /job:worker/replica:0/task:0/device:GPU:0",
+            ) from error
     renamed = [names.get(d, d) for d in sorted(known)]
     if len(set(renamed)) < len(renamed):
         raise MoiraiError(

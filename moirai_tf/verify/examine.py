@@ -18,6 +18,7 @@ from moirai_tf.graph.graph import Graph
 from moirai_tf.graph.importer import ImportOptions, import_graph
 from moirai_tf.model.load import configure_logical_cpus, logical_cpus, tensors
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
+from moirai_tf.options import recorded
 from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
@@ -244,16 +245,10 @@ def _placed_dirs(
 
 def _graph(model: SavedModel, plan: Plan, inputs: str) -> Graph:
     """The flat graph, for the shapes of the user's inputs or those that the plan was made for."""
-    recorded = {} if inputs else plan.options.get("import", {})
+    known = {} if inputs else plan.options.get("import", {})
+    shapes = recorded(ImportOptions, known, "batch_size", "input_shapes")
     return import_graph(
-        model,
-        ImportOptions(
-            signature=plan.signature,
-            tags=plan.tags,
-            batch_size=recorded.get("batch_size", 1),
-            input_shapes=tuple(recorded.get("input_shapes", ())),
-            inputs=inputs,
-        ),
+        model, ImportOptions(signature=plan.signature, tags=plan.tags, inputs=inputs, **shapes)
     )
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from moirai_tf.cluster import Cluster, read_cluster
 from moirai_tf.errors import MoiraiError
+from moirai_tf.model.output import real_path
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.rewrite.diff import misplaced, unplanned_changes
 from moirai_tf.rewrite.directory import unplaced
@@ -96,7 +97,7 @@ def inspect_placed(
         environment={**without_gpus(devices.values()), **_COMPARABLE},
     )
     report = child.call(
-        _examine, Path(original).resolve(), Path(placed).resolve(), devices, options, servers
+        _examine, real_path(Path(original)), real_path(Path(placed)), devices, options, servers
     )
     return replace(report, findings=(*static, *report.findings))
 
