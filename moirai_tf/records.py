@@ -113,6 +113,9 @@ class Format:
         extra = "forbid" if self.closed else "ignore"
         try:
             text = json.dumps(values, default=str)
+        except (TypeError, ValueError, RecursionError) as error:  # keys or numbers of YAML alone
+            raise self.fault("", f"it cannot be written as JSON: {error}") from error
+        try:
             return typing.cast(T, check(text, strict=True, extra=extra))
         except ValidationError as error:
             found = min(error.errors(include_url=False), key=lambda e: e["type"] not in _UNKNOWN)

@@ -124,7 +124,7 @@ class Hostile:
         self.coarse = coarsen(self.graph, FuseOptions(coarsen=False), ["CPU"])[0]
         self.cluster = cluster_from_yaml(json.dumps(CLUSTER))
         self.table = profile(
-            read_saved_model(self.folder / "chain"), self.graph, self.cluster,
+            read_saved_model(self.folder / "chain"), self.coarse, self.cluster,
             ProfileOptions(source="analytical", links="cluster"),
         )  # fmt: skip
         self.source = written(self.folder / "siamese", siamese())
@@ -201,7 +201,7 @@ class Hostile:
         assert cluster_from_yaml(cluster_to_yaml(cluster)) == cluster
         assert cluster.remote in (True, False)
         options = ProfileOptions(source="analytical", links="cluster")
-        table = profile(read_saved_model(self.folder / "chain"), self.graph, cluster, options)
+        table = profile(read_saved_model(self.folder / "chain"), self.coarse, cluster, options)
         self._solved(build_problem(self.coarse, cluster, table))
 
     def _table(self, path: Path) -> None:
