@@ -213,8 +213,8 @@ def _link(row: _LinkRecord, path: str, names: list[str]) -> list[Link]:
             what = f"there is no device {name!r}; known are {', '.join(names)}"
             raise _FORMAT.fault(where, what)
     members = [name for name in ends.values() if name is not None]
-    if len(set(members)) < len(members):
-        raise _FORMAT.fault(path, "it names a device twice")
+    if group is not None and len(set(members)) < len(members):
+        raise _FORMAT.fault(f"{path}.between", "it names a device twice")
     pairs = itertools.permutations(members, 2) if group is not None else [tuple(members)]
     return [_speed_of_link(row, path, source, target) for source, target in pairs]
 
