@@ -168,6 +168,7 @@ def _told_of(*, traced: bool) -> Iterator[list[tuple[Any, ...]]]:
         return
     context.enable_run_metadata()
     try:
+        context.export_run_metadata()  # Once enabled, it also keeps what runs while it is disabled.
         yield graphs
         metadata = context.export_run_metadata()
         graphs.extend(tuple(graph.partition_graphs) for graph in metadata.function_graphs)
