@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tests.examiner import Examiner
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# TensorFlow switches oneDNN on by the processor's instructions; what is fused must not differ.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -39,9 +39,10 @@ print(result.status, result.makespan_ns, "numba" in sys.modules, lost_s > 0.1)
 ANSWER = "optimal 400 True True\n"
 
 
-def _python(program: str, **environment: str) -> subprocess.Popen[str]:
+def _python(program: str, folder: Path = ROOT, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", program],
+        cwd=folder,  # where Python looks first
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -149,6 +150,7 @@ def test_nothing_can_be_written(tmp_path: Path) -> None:
     Path(nowhere).touch()
     process = _python(
         PROGRAM,
+        tmp_path,
         PYTHONPATH=str(tmp_path),
         PYTHONDONTWRITEBYTECODE="1",
         HOME=nowhere,

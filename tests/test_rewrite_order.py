@@ -248,9 +248,9 @@ def test_auto_writes_the_order_where_several_devices_work(
         for order in ("auto", "planned", "runtime")
     }
     assert plans["runtime"].edits.order == ()
-    assert "order" not in plans["runtime"].summary
+    assert plans["runtime"].summary.order is None
     assert plans["planned"].edits.order
-    assert plans["planned"].summary["order"]["edges"] == len(plans["planned"].order)
+    assert plans["planned"].summary.order.edges == len(plans["planned"].order)
     same = plans["planned" if devices > 1 else "runtime"]
     assert (plans["auto"].order, plans["auto"].edits) == (same.order, same.edits)
     assert plans["planned"].options["place"] == plans["runtime"].options["place"]
