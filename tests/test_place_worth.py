@@ -75,8 +75,8 @@ def test_one_device_where_a_step_with_two_costs_too_much(item):
 
 def test_a_gain_below_what_can_be_measured_is_none(item):
     free = placed_with(item, StepCost()).plan.summary
-    gain_ns = free["single_device_ns"] - free["latency_ns"]
-    least_ns = round(LEAST_GAIN * free["single_device_ns"])
+    gain_ns = free.single_device_ns - free.latency_ns
+    least_ns = round(LEAST_GAIN * free.single_device_ns)
     enough = placed_with(item, StepCost(1, {SECOND: gain_ns - 2 * least_ns}))
     assert used(enough) == {FIRST, SECOND}
     little = placed_with(item, StepCost(1, {SECOND: gain_ns - least_ns // 2}))
@@ -85,9 +85,9 @@ def test_a_gain_below_what_can_be_measured_is_none(item):
 
 def test_computed_costs_need_a_larger_gain(item):
     free = placed_with(item, StepCost()).plan.summary
-    assert free["computed"] == []
-    gain_ns = free["single_device_ns"] - free["latency_ns"]
-    least_ns = round(COMPUTED_LEAST_GAIN * free["single_device_ns"])
+    assert free.computed == ()
+    gain_ns = free.single_device_ns - free.latency_ns
+    least_ns = round(COMPUTED_LEAST_GAIN * free.single_device_ns)
     enough = placed_with(item, StepCost(1, {SECOND: gain_ns - least_ns - 10}), "analytical")
     assert used(enough) == {FIRST, SECOND}
     assert enough.plan.summary.computed == (FIRST, SECOND)
