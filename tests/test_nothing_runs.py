@@ -168,8 +168,13 @@ def _saved(path: Path, op: str, where: str, folder: Path) -> None:
         x = tf1.placeholder(tf.float32, [2, 4], "x")
         y = _PLACES[where](lambda sizes: _EFFECTS[op](folder, sizes), x)
         save_graph(path, graph, {"x": x}, {"y": y})
-    for made in folder.iterdir():  # TensorFlow infers shapes while a graph is built, too
-        shutil.rmtree(made) if made.is_dir() else made.unlink()
+    quiet = 0  # TensorFlow infers shapes while a graph is built, too, and a watcher may be late
+    while quiet < 5:
+        traces = list(folder.iterdir())
+        for made in traces:
+            shutil.rmtree(made) if made.is_dir() else made.unlink()
+        quiet = 0 if traces else quiet + 1
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("where", _PLACES)

@@ -113,7 +113,7 @@ def best_way(pool: BlockPool, capacity: tuple[int, ...]) -> int:
     for kind in pool.kind_of.tolist():
         longer: dict[tuple[int, tuple[int, ...]], int] = {}
         for (device, used), ticks in ways.items():
-            for column in by_kind[kind]:
+            for column in by_kind.get(kind, ()):  # none, if an operator fits nowhere
                 full = tuple(map(sum, zip(used, column.memory_bytes, strict=True)))
                 if column.entry == device and all(map(int.__le__, full, capacity)):
                     key = column.exit, full
