@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from moirai_tf.cluster.units import milliseconds
 from moirai_tf.cost.predict import Prediction, predict, with_handling
 from moirai_tf.cost.table import CostTable
 from moirai_tf.fusion.coarse import CoarseGraph
@@ -13,7 +14,6 @@ from moirai_tf.pipeline import need
 from moirai_tf.placement import Operator, Problem, Result, Schedule, check, simulate
 from moirai_tf.placement.evaluate.events import order_by_start
 from moirai_tf.placement.reductions import keep_chains
-from moirai_tf.summary import milliseconds
 
 LEAST_GAIN = 0.10
 """Predicted gain from which measured costs are good enough to leave the best single device."""

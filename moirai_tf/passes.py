@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,11 +24,7 @@ from moirai_tf.model.output import check_apart, check_output, publish, real_path
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.options import option
 from moirai_tf.pipeline import MoiraiItem, Pass, need
-from moirai_tf.placement import (
-    json_text,
-    schedule_to_json,
-    solve,
-)
+from moirai_tf.placement import json_text, schedule_to_json, solve
 from moirai_tf.placement.objective import LATENCY
 from moirai_tf.placement.place import PlaceOptions, log_progress
 from moirai_tf.placement.schedule import planned_orders
@@ -40,8 +35,6 @@ from moirai_tf.rewrite.plan import Plan
 from moirai_tf.summary import result_summary
 from moirai_tf.verify import VerifyOptions, verify
 from moirai_tf.wishes import limits_of
-
-_LOGGER = logging.getLogger(__name__)
 
 AUTO, PLANNED, RUNTIME = "auto", "planned", "runtime"
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from moirai_tf.cluster.units import megabytes, milliseconds
 from moirai_tf.cost.predict import Prediction
 from moirai_tf.pipeline import MoiraiItem, need
 from moirai_tf.placement import Problem, Result
@@ -125,16 +126,6 @@ def summarise(item: MoiraiItem) -> Summary:
         report=item.report,
         output=item.output,
     )
-
-
-def milliseconds(time_ns: int) -> str:
-    """Nanoseconds as text in milliseconds."""
-    return f"{time_ns / 1e6:.3f} ms"
-
-
-def megabytes(nbytes: int) -> str:
-    """Bytes as text in megabytes (10^6 bytes)."""
-    return f"{nbytes / 1e6:.1f} MB"
 
 
 def _graph_lines(summary: Summary) -> list[str]:

@@ -24,6 +24,9 @@ from moirai_tf.rewrite.plan import Plan
 from tests.placements import CPUS, plan_of
 from tests.saved_models import graph_of, save_function
 
+FIRST, SECOND = CPUS
+GPU = "/job:worker/replica:0/task:1/device:GPU:0"
+
 
 def coarse_of(path: Path, *, fuse: bool = False, **options: Any) -> CoarseGraph:
     """The graph whose operators are ordered."""

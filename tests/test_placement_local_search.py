@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 from moirai_tf.placement import Problem, SolveOptions, check, simulate, solve
 from moirai_tf.placement.evaluate.insertion import new_state, play, schedule_in
 from moirai_tf.placement.improve.anneal import Goal, anneal, annealing_of, close_window, open_window
-from moirai_tf.placement.improve.list_plan import ListPlan, memory_price_ns, plan_of
-from tests.placement_brute_force import assignments, optimum
+from moirai_tf.placement.improve.list_plan import (
+    ListPlan,
+    largest_load_ns,
+    memory_price_ns,
+    plan_of,
+    relocate,
+    units_of,
+)
+from tests.placement_brute_force import assignments, bottleneck, optimum
 from tests.placement_cases import layered, problem_of, problems
 
 
@@ -153,3 +160,19 @@ def test_equal_seeds_walk_the_same_way() -> None:
     found = [solve(problem, SolveOptions(solver="local-search", seed=7)) for _ in range(2)]
     assert found[0].schedule is not None
     assert found[0].schedule == found[1].schedule
+
+
+@settings(max_examples=40, deadline=None)
+@given(problems(most_operators=6), st.data())
+def test_loads_follow_every_move(problem: Problem, data: st.DataObject) -> None:
+    """Kept up to date while units move, they are those of the assignment counted anew."""
+    order = list(problem.topological_order)
+    start = tuple(problem.unit_devices[unit][0] for unit in problem.unit_of)
+    plan, units = plan_of(problem, order, start, loads=True), units_of(problem)
+    for unit in data.draw(st.lists(st.integers(0, len(problem.units) - 1), max_size=6)):
+        device = data.draw(st.sampled_from(problem.unit_devices[unit]))
+        relocate(problem.arrays, units, plan, unit, device)
+    anew = plan_of(problem, order, tuple(plan.assignment.tolist()), loads=True)
+    for kept, counted in zip(plan, anew, strict=True):
+        assert kept.tolist() == counted.tolist()
+    assert largest_load_ns(plan) == bottleneck(problem, plan.assignment.tolist())

@@ -33,7 +33,6 @@ from moirai_tf.placement.construct import heuristics
 from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.exact.milp.backends import Limits
 from moirai_tf.placement.exact.milp.loads import build_loads, size_estimate
-from moirai_tf.placement.improve.list_plan import largest_load_ns, plan_of, relocate, units_of
 from moirai_tf.placement.improve.local_search import LocalSearch
 from moirai_tf.placement.objective import BOTTLENECK, Objective, bottleneck_ns, objective_of
 from tests.placement_brute_force import assignments, bottleneck, makespan
@@ -195,22 +194,6 @@ def test_local_search_moves_what_is_overloaded(objective: Objective) -> None:
     LocalSearch().improve(search)
     assert search.value_ns(search.best) == 30
     assert search.history[-1].found_by == "local-search"
-
-
-@settings(max_examples=40, deadline=None)
-@given(problems(most_operators=6), st.data())
-def test_loads_follow_every_move(problem: Problem, data: st.DataObject) -> None:
-    """Kept up to date while units move, they are those of the assignment counted anew."""
-    order = list(problem.topological_order)
-    start = tuple(problem.unit_devices[unit][0] for unit in problem.unit_of)
-    plan, units = plan_of(problem, order, start, loads=True), units_of(problem)
-    for unit in data.draw(st.lists(st.integers(0, len(problem.units) - 1), max_size=6)):
-        device = data.draw(st.sampled_from(problem.unit_devices[unit]))
-        relocate(problem.arrays, units, plan, unit, device)
-    anew = plan_of(problem, order, tuple(plan.assignment.tolist()), loads=True)
-    for kept, counted in zip(plan, anew, strict=True):
-        assert kept.tolist() == counted.tolist()
-    assert largest_load_ns(plan) == bottleneck(problem, plan.assignment.tolist())
 
 
 def test_large_instance_beats_every_heuristic_within_a_proved_gap() -> None:

@@ -17,13 +17,13 @@ from moirai_tf.passes import Rewrite
 from moirai_tf.pipeline import need
 from moirai_tf.rewrite.plan import Precedence
 from tests.orders import (
+    FIRST,
     coarse_of,
     conv_blocks,
     order_of,
     random_rows,
     write_ordered,
 )
-from tests.placements import CPUS
 from tests.saved_models import (
     edited,
     function_of,
@@ -37,9 +37,7 @@ from tests.scatter import logical_cluster, scatter_pipeline
 from tests.zoo import ZOO
 
 ZooDir = Callable[[str], Path]
-FIRST, SECOND = CPUS
 CALL = "PartitionedCall/PartitionedCall/"
-GPU = "/job:worker/replica:0/task:1/device:GPU:0"
 VECTOR = tf.TensorSpec([4], tf.float32, "x")
 
 tf1 = tf.compat.v1

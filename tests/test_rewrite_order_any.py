@@ -22,24 +22,22 @@ from moirai_tf.rewrite.kept_order import reduced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.undo import rename_devices, revert
 from tests.orders import (
+    FIRST,
+    GPU,
+    SECOND,
     coarse_of,
     depends,
     order_of,
     random_rows,
     waits_in,
 )
-from tests.placements import CPUS, plan_of
+from tests.placements import plan_of
 from tests.saved_models import (
     node_of,
     zoo_options,
 )
 
 ZooDir = Callable[[str], Path]
-FIRST, SECOND = CPUS
-CALL = "PartitionedCall/PartitionedCall/"
-GPU = "/job:worker/replica:0/task:1/device:GPU:0"
-VECTOR = tf.TensorSpec([4], tf.float32, "x")
-
 tf1 = tf.compat.v1
 
 

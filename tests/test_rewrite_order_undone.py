@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tensorflow as tf
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.rewrite.diff import disordered, unplanned_changes
@@ -18,12 +17,14 @@ from moirai_tf.rewrite.directory import remap, strip
 from moirai_tf.rewrite.plan import NodeEdit, OrderEdit, Precedence, RelayEdit
 from moirai_tf.rewrite.plan_file import PLAN_FILE, read_plan
 from tests.orders import (
+    FIRST,
+    GPU,
+    SECOND,
     coarse_of,
     conv_blocks,
     order_of,
     write_ordered,
 )
-from tests.placements import CPUS
 from tests.saved_models import (
     digest,
     edited,
@@ -31,14 +32,6 @@ from tests.saved_models import (
     node_of,
     proto_of,
 )
-
-ZooDir = Callable[[str], Path]
-FIRST, SECOND = CPUS
-CALL = "PartitionedCall/PartitionedCall/"
-GPU = "/job:worker/replica:0/task:1/device:GPU:0"
-VECTOR = tf.TensorSpec([4], tf.float32, "x")
-
-tf1 = tf.compat.v1
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from moirai_tf.bench.trace import Trace, table
+from moirai_tf.cluster.units import milliseconds
 from moirai_tf.errors import MoiraiError
 from moirai_tf.runtime.timing import elapsed_ns, warm_up
 
@@ -79,9 +80,9 @@ class BenchReport:
         low, high = row.measured.quartiles_ns
         return (
             row.name,
-            "-" if row.predicted_ns is None else f"{row.predicted_ns / 1e6:.3f} ms",
-            f"{row.measured.median_ns / 1e6:.3f} ms",
-            f"{low / 1e6:.3f} .. {high / 1e6:.3f} ms",
+            "-" if row.predicted_ns is None else milliseconds(row.predicted_ns),
+            milliseconds(row.measured.median_ns),
+            f"{low / 1e6:.3f} .. {milliseconds(high)}",
             "-" if row.error is None else f"{100 * row.error:+.1f} %",
             _times(self.predicted_speedup(row.name)),
             _times(self.measured_speedup(row.name)),

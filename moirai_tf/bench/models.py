@@ -18,7 +18,6 @@ from moirai_tf.fusion.coarsen import coarsen
 from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.graph import Graph
 from moirai_tf.graph.importer import import_graph
-from moirai_tf.graph.options import ImportOptions
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.load import load_in_session
 from moirai_tf.model.output import real_path
@@ -69,7 +68,7 @@ def read_placed(directories: Sequence[str | Path]) -> tuple[PlacedModel, ...]:
     )
     first = placed[0]
     for other in placed[1:]:
-        if _import_options(other.plan) != _import_options(first.plan):
+        if other.plan.import_options() != first.plan.import_options():
             raise _unfit(
                 f"{other.directory} was placed for another signature, or for other input shapes, "
                 f"than {first.directory}",
@@ -85,7 +84,7 @@ def read_signature(original: str | Path, placed: Sequence[PlacedModel]) -> Signa
       MoiraiError: the original is not the model that a plan was made for.
     """
     model = unplaced(read_saved_model(original))
-    graph = prune(import_graph(model, _import_options(placed[0].plan)))
+    graph = prune(import_graph(model, placed[0].plan.import_options()))
     for known in placed:
         strangers = [name for name in graph.index if name not in known.plan.placement]
         if strangers:
@@ -198,11 +197,6 @@ def _check_present(session: ClusterSession) -> None:
                 why="TensorFlow runs an operator on a missing device elsewhere, without an error",
                 fix="give the devices of the cluster file the addresses of their servers",
             )
-
-
-def _import_options(plan: Plan) -> ImportOptions:
-    known = recorded(ImportOptions, plan.options.get("import", {}), "batch_size", "input_shapes")
-    return ImportOptions(signature=plan.signature, tags=plan.tags, **known)
 
 
 def _unfit(what: str, fix: str) -> MoiraiError:

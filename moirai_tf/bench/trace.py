@@ -19,6 +19,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from moirai_tf.bench.measured import MeasuredStep, measured_step
 from moirai_tf.bench.timeline import Span, TensorMove, Timeline, in_order
+from moirai_tf.cluster.units import milliseconds
 from moirai_tf.cost.step_stats import KernelNames
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.records import Format, Natural, write_text
@@ -95,7 +96,7 @@ class Trace:
     def __str__(self) -> str:
         head = (f"largest deviations of {self.model}", "device", "predicted", "measured")
         rows = [
-            (d.name, d.device, f"{d.predicted_ns / 1e6:.3f} ms", f"{d.measured_ns / 1e6:.3f} ms")
+            (d.name, d.device, milliseconds(d.predicted_ns), milliseconds(d.measured_ns))
             for d in self.deviations[:_SHOWN]
         ]
         return "\n".join(table([head, *rows]))

@@ -49,3 +49,13 @@ def show(value: int, units: Mapping[str, Fraction]) -> str:
     whole = [unit for unit, size in units.items() if value % size == 0]
     unit = max(whole, key=lambda unit: units[unit] if value else -units[unit])
     return f"{value // units[unit]} {unit}"
+
+
+def milliseconds(time_ns: int) -> str:
+    """Nanoseconds as text in milliseconds."""
+    return f"{time_ns / 1e6:.3f} ms"
+
+
+def megabytes(nbytes: int) -> str:
+    """Bytes as text in megabytes (10^6 bytes)."""
+    return f"{nbytes / 1e6:.1f} MB"

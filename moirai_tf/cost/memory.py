@@ -16,7 +16,7 @@ from moirai_tf.cost.table import CostTable
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.placement import Problem, Schedule
 
-MemoryChange = tuple[int, int, int, int]
+_Change = tuple[int, int, int, int]
 """(ns, 0 for a tensor that goes or 1 for a new one, device, bytes more)."""
 
 
@@ -49,9 +49,14 @@ def peak_memory(
     """
     count = len(problem.devices)
     weights = weight_bytes(coarse, schedule, count)
+    used = tensor_bytes(coarse, schedule, count)
     return tuple(
-        PeakMemory(weights[device], tensors, _scratch(table, problem.devices[device].name))
-        for device, tensors in enumerate(_peaks(count, memory_changes(coarse, schedule)))
+        PeakMemory(
+            weights[device],
+            max(nbytes for _, nbytes in used[device]),
+            _scratch(table, problem.devices[device].name),
+        )
+        for device in range(count)
     )
 
 
@@ -69,15 +74,17 @@ def _scratch(table: CostTable, device: str) -> int:
     return 0 if found is None else found.scratch_bytes
 
 
-def _peaks(count: int, changes: Iterator[MemoryChange]) -> list[int]:
-    now, peaks = [0] * count, [0] * count
-    for _, _, device, nbytes in sorted(changes):
-        now[device] += nbytes
-        peaks[device] = max(peaks[device], now[device])
-    return peaks
+def tensor_bytes(
+    coarse: CoarseGraph, schedule: Schedule, devices: int
+) -> list[list[tuple[int, int]]]:
+    """For each device (ns, bytes that tensors take from then on), from nothing at 0 on."""
+    used = [[(0, 0)] for _ in range(devices)]
+    for time_ns, _, device, nbytes in sorted(_changes(coarse, schedule)):
+        used[device].append((time_ns, used[device][-1][1] + nbytes))
+    return used
 
 
-def memory_changes(coarse: CoarseGraph, schedule: Schedule) -> Iterator[MemoryChange]:
+def _changes(coarse: CoarseGraph, schedule: Schedule) -> Iterator[_Change]:
     """When tensors take memory and give it back, in no particular order."""
     arrivals: dict[tuple[int, int], int] = {}
     departures: dict[int, int] = {}
@@ -110,6 +117,6 @@ def _last_readers(schedule: Schedule, consumers: Sequence[int]) -> dict[int, int
     return last
 
 
-def _alive(device: int, nbytes: int, start_ns: int, end_ns: int) -> Iterator[MemoryChange]:
+def _alive(device: int, nbytes: int, start_ns: int, end_ns: int) -> Iterator[_Change]:
     yield start_ns, 1, device, nbytes
     yield end_ns, 0, device, -nbytes

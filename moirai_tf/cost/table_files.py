@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from moirai_tf.cluster.units import megabytes, milliseconds
 from moirai_tf.cost.table import (
     CostTable,
     DeviceProfile,
@@ -138,11 +139,11 @@ def _device_line(profile: DeviceProfile) -> str:
     if found is None:
         return f"{profile.device.name}  computed"
     pieces = f" in {found.pieces} pieces" if found.pieces > 1 else ""
-    peak = f", peak {found.peak_bytes / 1e6:.1f} MB" if found.peak_bytes else ""
+    peak = f", peak {megabytes(found.peak_bytes)}" if found.peak_bytes else ""
     return (
-        f"{profile.device.name}  measured{pieces}: {_ms(found.latency_ns)} a step, quartiles "
-        f"{100 * found.spread:.1f} % apart, {_ms(found.attributed_ns)} in kernels, "
-        f"{_ms(found.fixed_ns + found.moved_ns)} fixed{peak}"
+        f"{profile.device.name}  measured{pieces}: {milliseconds(found.latency_ns)} a step, "
+        f"quartiles {100 * found.spread:.1f} % apart, {milliseconds(found.attributed_ns)} in "
+        f"kernels, {milliseconds(found.fixed_ns + found.moved_ns)} fixed{peak}"
     )
 
 
@@ -156,19 +157,15 @@ def _link_line(measured: MeasuredLink) -> str:
 
 def _handling_line(name: str, known: Handling) -> str:
     return (
-        f"{name}  busy for {known.send_ns / 1e3:.0f} us + {_ms(known.send_ns_per_mib)} per MiB "
-        f"that it sends, {known.receive_ns / 1e3:.0f} us + {_ms(known.receive_ns_per_mib)} per MiB "
-        "that it receives"
+        f"{name}  busy for {known.send_ns / 1e3:.0f} us + {milliseconds(known.send_ns_per_mib)} "
+        f"per MiB that it sends, {known.receive_ns / 1e3:.0f} us + "
+        f"{milliseconds(known.receive_ns_per_mib)} per MiB that it receives"
     )
 
 
 def _step_lines(step: StepCost) -> Iterator[str]:
     if step == StepCost():
         return
-    yield f"a step costs {_ms(step.client_ns)} whatever it computes"
+    yield f"a step costs {milliseconds(step.client_ns)} whatever it computes"
     for name, more_ns in step.device_ns.items():
-        yield f"  and {_ms(more_ns)} more with {name}"
-
-
-def _ms(time_ns: int) -> str:
-    return f"{time_ns / 1e6:.3f} ms"
+        yield f"  and {milliseconds(more_ns)} more with {name}"

@@ -48,9 +48,11 @@ def coarsen(
     """
     options = options or FuseOptions()
     analysis = analyse(graph)
-    merger, _ = _merge(analysis, options, device_types)
+    rules, every = (rules_for(sets, device_types) for sets in (options.rules, tuple(RULE_SETS)))
+    found = match(analysis, rules)
+    merger, _ = _merge(analysis, found if options.coarsen else None)
     types = DEVICE_TYPES if device_types is None else device_types
-    possible, _ = match(analysis, rules_for(tuple(RULE_SETS), device_types))
+    possible, _ = found if rules == every else match(analysis, every)
     return build(
         graph,
         merger,
@@ -69,21 +71,24 @@ def near_misses(
     Raises:
       MoiraiError: as `coarsen`.
     """
-    merger, missed = _merge(analyse(graph), options or FuseOptions(), device_types)
+    options, analysis = options or FuseOptions(), analyse(graph)
+    found = match(analysis, rules_for(options.rules, device_types))
+    merger, missed = _merge(analysis, found if options.coarsen else None)
     return tuple(m for m in missed if len({merger.find(i) for i in m.members}) > 1)
 
 
 def _merge(
-    analysis: Analysis, options: FuseOptions, device_types: Sequence[str] | None
+    analysis: Analysis, found: tuple[tuple[Fusion, ...], tuple[NearMiss, ...]] | None
 ) -> tuple[Merger, list[NearMiss]]:
-    graph, rules = analysis.graph, rules_for(options.rules, device_types)
+    """Clusters by what `match` found, or of none but weights if operators are not to be fused."""
+    graph = analysis.graph
     feeds = [a or b for a, b in zip(analysis.fixed, analysis.shape, strict=True)]
     merger = Merger(graph, feeds)
     _colocate(graph, merger)
-    if not options.coarsen:
+    if found is None:
         Joins(analysis, merger, fused=()).weights()
         return merger, []
-    fusions, missed = match(analysis, rules)
+    fusions, missed = found
     refused = [_fuse(analysis, merger, fusion) for fusion in fusions]
     joins = Joins(analysis, merger, fused={i for f in fusions for i in f.members})
     joins.forwarders()

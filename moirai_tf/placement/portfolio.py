@@ -65,13 +65,10 @@ class Auto:
             search.offer(own.best, self.decomposition.name)
 
 
+_HIGHS = Milp("milp-highs", solve_with_highs)
 _EVERY_OBJECTIVE: tuple[Strategy, ...] = (
-    Auto(
-        Decomposition(LocalSearch().improve_briefly),
-        LocalSearch(),
-        Milp("milp-highs", solve_with_highs),
-    ),
-    Milp("milp-highs", solve_with_highs),
+    Auto(Decomposition(LocalSearch().improve_briefly), LocalSearch(), _HIGHS),
+    _HIGHS,
     Milp("milp-gurobi", solve_with_gurobi),
 )
 

@@ -306,7 +306,7 @@ def arrays_of(problem: Problem) -> Arrays:
         outgoing_at=outgoing_at,
         readers=readers,
         readers_at=readers_at,
-        per_edge=problem.transfers == "per_edge",
+        per_edge=problem.transfers == PER_EDGE,
         congestion=congestion_code(problem.congestion),
         devices=devices,
         resources=resource_count(problem.congestion, devices),

@@ -12,7 +12,7 @@ from pathlib import Path
 from moirai_tf.bench.models import fuse_options, fused, read_placed, read_signature
 from moirai_tf.bench.timeline import Timeline, predicted_timeline
 from moirai_tf.bench.trace import read_measured
-from moirai_tf.cost.memory import memory_changes, weight_bytes
+from moirai_tf.cost.memory import tensor_bytes, weight_bytes
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.fusion.coarsen import near_misses
@@ -149,16 +149,14 @@ def _devices(plan: Plan, coarse: CoarseGraph, planned: PlannedSchedule) -> tuple
     names = [device.name for device in plan.devices]
     schedule = _indexed(coarse, planned, names)
     held = weight_bytes(coarse, schedule, len(names))
-    used: list[list[tuple[int, int]]] = [[(0, nbytes)] for nbytes in held]
-    for time_ns, _, device, nbytes in sorted(memory_changes(coarse, schedule)):
-        used[device].append((time_ns, used[device][-1][1] + nbytes))
+    used = tensor_bytes(coarse, schedule, len(names))
     return tuple(
         DeviceUse(
             name=device.name,
             type=device.type,
             operators=sum(placed.device == index for placed in schedule.placed),
             busy_ns=sum(p.finish_ns - p.start_ns for p in schedule.placed if p.device == index),
-            memory=tuple(used[index]),
+            memory=tuple((ns, held[index] + nbytes) for ns, nbytes in used[index]),
             capacity_bytes=device.memory_bytes,
         )
         for index, device in enumerate(plan.devices)

@@ -10,6 +10,7 @@ import networkx as nx
 import plotly.graph_objects as go
 
 from moirai_tf.bench.timeline import Span, Timeline
+from moirai_tf.cluster.units import milliseconds
 from moirai_tf.report.content import Content
 from moirai_tf.report.critical import COMPUTE, TRANSFER, WAIT
 
@@ -41,8 +42,8 @@ def timeline_figure(content: Content) -> go.Figure:
             label = f"{title} {row}" if len(runs) > 1 else row
             rows.append(label)
             _add_bars(figure, label, spans, content.names, colour)
-    for ns, name in ((content.planned.makespan_ns, "planned end"),):
-        figure.add_vline(x=ns / 1e6, line={"color": _GREY, "width": 1, "dash": "dot"}, name=name)
+    end = {"color": _GREY, "width": 1, "dash": "dot"}
+    figure.add_vline(x=content.planned.makespan_ns / 1e6, line=end, name="planned end")
     figure.update_layout(
         barmode="overlay", bargap=0.25, showlegend=False, height=90 + 34 * len(rows),
         margin={"l": 8, "r": 8, "t": 8, "b": 40},
@@ -107,16 +108,12 @@ def _joined(spans: Sequence[Span], names: Mapping[str, str]) -> list[tuple[int, 
 
 def graph_figure(content: Content) -> go.Figure:
     """The fused graph: depth from left to right, a lane for each device, its transfers red."""
-    graph = digraph(content)
+    graph, device_of = content.coarse.to_networkx(), content.device_of
     place = _places(content, graph)
     scatter: Any = go.Scattergl if len(place) > _MANY_NODES else go.Scatter
     figure = go.Figure()
-    inside = [
-        (a, b) for a, b in graph.edges if graph.nodes[a]["device"] == graph.nodes[b]["device"]
-    ]
-    across = [
-        (a, b) for a, b in graph.edges if graph.nodes[a]["device"] != graph.nodes[b]["device"]
-    ]
+    inside = [(a, b) for a, b in graph.edges if device_of[a] == device_of[b]]
+    across = [(a, b) for a, b in graph.edges if device_of[a] != device_of[b]]
     for title, edges, colour in (("same device", inside, _GREY), ("transfer", across, "#cc3311")):
         if edges:
             x, y = _lines(edges, place)
@@ -126,14 +123,15 @@ def graph_figure(content: Content) -> go.Figure:
                     line={"color": colour, "width": 1}, opacity=0.5,
                 )
             )  # fmt: skip
+    took_ns = {span.name: span.duration_ns for span in content.planned.spans}
     for device, colour in colours(content).items():
-        here = [n for n in graph.nodes if graph.nodes[n]["device"] == device]
+        here = [n for n in graph.nodes if device_of[n] == device]
         if here:
             figure.add_trace(
                 scatter(
                     x=[place[n][0] for n in here], y=[place[n][1] for n in here], mode="markers",
                     name=short_device(device), marker={"color": colour, "size": 8},
-                    text=[_describe(content, graph, n) for n in here], hoverinfo="text",
+                    text=[_describe(content, graph, n, took_ns[n]) for n in here], hoverinfo="text",
                 )
             )  # fmt: skip
     figure.update_layout(
@@ -145,30 +143,19 @@ def graph_figure(content: Content) -> go.Figure:
     return figure
 
 
-def digraph(content: Content) -> nx.DiGraph:
-    """The fused operators and what flows between them."""
-    graph = nx.DiGraph()
-    spans = {span.name: span for span in content.planned.spans}
-    for number, fused in enumerate(content.coarse.operators):
-        graph.add_node(
-            number, name=fused.name, device=content.device_of[fused.name], rule=fused.rule,
-            members=len(fused.members), duration_ns=spans[fused.name].duration_ns,
-        )  # fmt: skip
-    for tensor in content.coarse.tensors:
-        graph.add_edges_from((tensor.producer, reader) for reader in tensor.consumers)
-    return graph
-
-
-def _places(content: Content, graph: nx.DiGraph) -> dict[int, tuple[float, float]]:
+def _places(content: Content, graph: nx.DiGraph[str]) -> dict[str, tuple[float, float]]:
     """Depth, and within it the device's lane; in a lane by the mean place of what is read."""
     lane = {device.name: -float(k) for k, device in enumerate(content.devices)}
-    place: dict[int, tuple[float, float]] = {}
+    position = {name: number for number, name in enumerate(graph)}
+    place: dict[str, tuple[float, float]] = {}
     for depth, generation in enumerate(nx.topological_generations(graph)):
-        rows: dict[str, list[int]] = {}
+        rows: dict[str, list[str]] = {}
         for node in generation:
-            rows.setdefault(graph.nodes[node]["device"], []).append(node)
+            rows.setdefault(content.device_of[node], []).append(node)
         for device, nodes in rows.items():
-            nodes.sort(key=lambda n: (_mean(place[p][1] for p in graph.predecessors(n)), n))
+            nodes.sort(
+                key=lambda n: (_mean(place[p][1] for p in graph.predecessors(n)), position[n])
+            )
             step = 0.8 / len(nodes)
             for rank, node in enumerate(nodes):
                 place[node] = depth, lane[device] + step * ((len(nodes) - 1) / 2 - rank)
@@ -181,7 +168,7 @@ def _mean(values: Iterator[float]) -> float:
 
 
 def _lines(
-    edges: Sequence[tuple[int, int]], place: Mapping[int, tuple[float, float]]
+    edges: Sequence[tuple[str, str]], place: Mapping[str, tuple[float, float]]
 ) -> tuple[list[float | None], list[float | None]]:
     x: list[float | None] = []
     y: list[float | None] = []
@@ -191,19 +178,18 @@ def _lines(
     return x, y
 
 
-def _describe(content: Content, graph: nx.DiGraph, node: int) -> str:
-    known = graph.nodes[node]
-    name = content.names.get(known["name"], known["name"])
-    fused = f"<br>{known['members']} operators, {known['rule']}" if known["members"] > 1 else ""
-    return f"{name}<br>{short_device(known['device'])}, {known['duration_ns'] / 1e6:.3f} ms{fused}"
+def _describe(content: Content, graph: nx.DiGraph[str], node: str, took_ns: int) -> str:
+    known, device = graph.nodes[node], short_device(content.device_of[node])
+    count = len(known["members"])
+    fused = f"<br>{count} operators, {known['rule']}" if count > 1 else ""
+    return f"{content.names.get(node, node)}<br>{device}, {milliseconds(took_ns)}{fused}"
 
 
 def memory_figure(content: Content) -> go.Figure:
     """Memory in use on each device over time, and how much there is."""
     figure = go.Figure()
     end_ns = content.planned.makespan_ns
-    for device in content.devices:
-        colour = colours(content)[device.name]
+    for device, colour in zip(content.devices, colours(content).values(), strict=True):
         times = [ns / 1e6 for ns, _ in device.memory] + [end_ns / 1e6]
         sizes = [nbytes / 1e6 for _, nbytes in device.memory]
         figure.add_scatter(
@@ -247,12 +233,13 @@ def path_figure(content: Content) -> go.Figure:
     """What the latency consists of along the critical path."""
     total: dict[str, int] = {}
     colour: dict[str, str] = {}
+    of_device = colours(content)
     for step in content.path:
         label = {COMPUTE: short_device(step.where), TRANSFER: "transfers", WAIT: "waiting"}[
             step.kind
         ]
         total[label] = total.get(label, 0) + step.duration_ns
-        colour[label] = colours(content).get(step.where, _GREY)
+        colour[label] = of_device.get(step.where, _GREY)
     figure = go.Figure()
     for label, ns in total.items():
         figure.add_bar(

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moirai_tf.bench.timeline import Span
+from moirai_tf.cluster.units import megabytes, milliseconds
 from moirai_tf.errors import MoiraiError
 from moirai_tf.records import write_text
 from moirai_tf.report.content import Content
@@ -112,7 +114,7 @@ def _sections(content: Content) -> Iterator[str]:
     yield _section("Heaviest operators", "")
     yield _table(("operator", "device", "time"), _heaviest(content), "operators")
     yield _section("Heaviest transfers", _transfer_text(content))
-    if any(True for _ in _transfers(content)):
+    if _moved(content):
         yield _table(("tensor of", "way", "bytes", "time"), _transfers(content), "transfers")
     yield _section("What was fused", "")
     yield _table(("rule", "fused operators", "operators in them"), _fused(content), "fused")
@@ -161,12 +163,12 @@ def _table(head: Sequence[str], rows: Iterator[Sequence[str]], name: str) -> str
 
 
 def _latencies(content: Content) -> Iterator[tuple[str, str]]:
-    yield "predicted", _ms(content.predicted_ns)
+    yield "predicted", milliseconds(content.predicted_ns)
     if content.measured_ns is not None:
         off = content.predicted_ns / max(1, content.measured_ns) - 1
-        yield "measured", f"{_ms(content.measured_ns)} (predicted {off:+.1%})"
-    yield "schedule", _ms(content.planned.makespan_ns)
-    yield "no placement is faster than", _ms(content.lower_bound_ns)
+        yield "measured", f"{milliseconds(content.measured_ns)} (predicted {off:+.1%})"
+    yield "schedule", milliseconds(content.planned.makespan_ns)
+    yield "no placement is faster than", milliseconds(content.lower_bound_ns)
 
 
 def _timeline_text(content: Content) -> str:
@@ -191,35 +193,39 @@ def _devices(content: Content) -> Iterator[tuple[str, ...]]:
     for device in content.devices:
         capacity = device.capacity_bytes
         yield (
-            device.name, str(device.operators), _ms(device.busy_ns), _mb(device.peak_bytes),
-            "no limit" if capacity is None else _mb(capacity),
+            device.name, str(device.operators), milliseconds(device.busy_ns),
+            megabytes(device.peak_bytes),
+            "no limit" if capacity is None else megabytes(capacity),
         )  # fmt: skip
 
 
 def _heaviest(content: Content) -> Iterator[tuple[str, ...]]:
     spans = sorted(content.planned.spans, key=lambda span: -span.duration_ns)
     for span in spans[:_HEAVIEST]:
-        yield content.names.get(span.name, span.name), span.device, _ms(span.duration_ns)
+        yield content.names.get(span.name, span.name), span.device, milliseconds(span.duration_ns)
+
+
+def _moved(content: Content) -> list[tuple[Span, str]]:
+    """What is on its way, and which way, the longest first."""
+    moves = content.planned.moves
+    found = [(m.span, f"{m.source} → {m.target}") for m in moves if m.span is not None]
+    return sorted(found, key=lambda moved: -moved[0].duration_ns)
 
 
 def _transfers(content: Content) -> Iterator[tuple[str, ...]]:
-    moved = [move for move in content.planned.moves if move.span is not None]
-    moved.sort(key=lambda move: -(move.span.duration_ns if move.span else 0))
-    for move in moved[:_HEAVIEST]:
-        if move.span is not None:
-            name = content.names.get(move.span.name, move.span.name)
-            yield (
-                name, f"{move.source} → {move.target}", f"{move.span.detail['bytes']:,}",
-                _ms(move.span.duration_ns),
-            )  # fmt: skip
+    for span, way in _moved(content)[:_HEAVIEST]:
+        yield (
+            content.names.get(span.name, span.name), way, f"{span.detail['bytes']:,}",
+            milliseconds(span.duration_ns),
+        )  # fmt: skip
 
 
 def _transfer_text(content: Content) -> str:
-    moves = [move.span for move in content.planned.moves if move.span is not None]
-    if not moves:
+    moved = _moved(content)
+    if not moved:
         return "Nothing crosses devices."
-    nbytes = sum(int(span.detail["bytes"]) for span in moves)
-    return f"{len(moves)} in all, {_mb(nbytes)}."
+    nbytes = sum(int(span.detail["bytes"]) for span, _ in moved)
+    return f"{len(moved)} in all, {megabytes(nbytes)}."
 
 
 def _fused(content: Content) -> Iterator[tuple[str, ...]]:
@@ -231,11 +237,3 @@ def _fused(content: Content) -> Iterator[tuple[str, ...]]:
         members[rule] += len(fused.members)
     for rule, count in groups.most_common():
         yield rule, str(count), str(members[rule])
-
-
-def _ms(ns: int) -> str:
-    return f"{ns / 1e6:.3f} ms"
-
-
-def _mb(nbytes: int) -> str:
-    return f"{nbytes / 1e6:.1f} MB"

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from moirai_tf.graph.options import ImportOptions
+from moirai_tf.options import recorded
 from moirai_tf.records import Natural
 
 
@@ -210,6 +212,12 @@ class Plan:
     """What `place` found; None for a placement that came from elsewhere."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The options of every pass."""
+
+    def import_options(self, inputs: str = "") -> ImportOptions:
+        """How its signature is read: for these inputs, or for the shapes that it was made for."""
+        known = {} if inputs else self.options.get("import", {})
+        shapes = recorded(ImportOptions, known, "batch_size", "input_shapes")
+        return ImportOptions(signature=self.signature, tags=self.tags, inputs=inputs, **shapes)
 
     @property
     def servable(self) -> bool:

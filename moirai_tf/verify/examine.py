@@ -14,12 +14,9 @@ from typing import Any
 from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import chosen_inputs
 from moirai_tf.errors import MoiraiError
-from moirai_tf.graph.graph import Graph
 from moirai_tf.graph.importer import import_graph
-from moirai_tf.graph.options import ImportOptions
 from moirai_tf.model.load import configure_logical_cpus, logical_cpus, tensors
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
-from moirai_tf.options import recorded
 from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
@@ -203,7 +200,7 @@ def _subject(
 ) -> _Subject:
     plan = read_plan(placed)
     models = unplaced(read_saved_model(original)), read_saved_model(placed)
-    graph = _graph(models[0], plan, options.inputs)
+    graph = import_graph(models[0], plan.import_options(options.inputs))
     return _Subject(
         plan=plan,
         meta_graph=models[1].meta_graph(plan.tags),
@@ -232,15 +229,6 @@ def _placed_dirs(
         ).items()
     if cluster is not None:
         yield CLUSTER, stand_in_placed(model, plan, {}, work / "cluster")
-
-
-def _graph(model: SavedModel, plan: Plan, inputs: str) -> Graph:
-    """The flat graph, for the shapes of the user's inputs or those that the plan was made for."""
-    known = {} if inputs else plan.options.get("import", {})
-    shapes = recorded(ImportOptions, known, "batch_size", "input_shapes")
-    return import_graph(
-        model, ImportOptions(signature=plan.signature, tags=plan.tags, inputs=inputs, **shapes)
-    )
 
 
 def _examine_loader(subject: _Subject, loader: str, found: _Found) -> None:

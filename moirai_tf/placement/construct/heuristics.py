@@ -107,7 +107,6 @@ def relax_with_transfers(search: Search) -> None:
 def relax_loads(search: Search) -> None:
     """Proves bounds on the bottleneck, and offers the assignments of rounded relaxations."""
     problem = search.problem
-    search.prove_bottleneck(relaxation.priced_work(problem))
     ceiling_ns = bottleneck_ns(problem, search.best)
     devices_only = len(problem.units) * len(problem.devices)
     for crossing, columns in ((False, devices_only), (True, size_estimate(problem))):
