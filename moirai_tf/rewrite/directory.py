@@ -34,6 +34,8 @@ from moirai_tf.rewrite.plan_file import (
 )
 from moirai_tf.rewrite.restore import split_restore
 from moirai_tf.rewrite.undo import rename_devices, revert
+from moirai_tf.split.divide import join
+from moirai_tf.split.record import SplitEdit
 
 
 def has_plan(directory: str | Path) -> bool:
@@ -50,11 +52,18 @@ def unplaced(model: SavedModel) -> SavedModel:
     if not has_plan(model.path):
         return model
     plan = read_plan(model.path)
+    proto = _before_placement(model, plan)
+    join(_meta_graph(model, proto, plan), plan.edits.split)
+    return SavedModel(model.path, proto)
+
+
+def _before_placement(model: SavedModel, plan: Plan) -> Any:
+    """The protobuf of a placed model without devices; its batch is divided still."""
     proto = _copy(model)
     meta_graph = _meta_graph(model, proto, plan)
     revert(meta_graph, plan.edits)
     _check_undone(meta_graph, model.meta_graph(plan.tags), plan)
-    return SavedModel(model.path, proto)
+    return proto
 
 
 @file_errors("the placed model cannot be written")
@@ -67,17 +76,19 @@ def stage_placed(
     overwrite: bool,
     order: Order | None = None,
     schedule: str = "",
+    split: SplitEdit | None = None,
 ) -> tuple[Staged, Plan]:
     """Writes the model with the plan's placement beside the output; `publish` puts it there.
 
     Args:
-      model: the model without a placement (see `unplaced`).
+      model: the model without a placement (see `unplaced`); divided if there is a split.
       graph: the flat graph of the plan's signature.
       plan: placement and summary; its edits are made here.
       output: the directory to make.
       overwrite: whether it may replace an existing one.
       order: the control edges to write; None leaves the order to TensorFlow.
       schedule: text of the schedule file behind the plan; empty if there is none.
+      split: how the batch of the model was divided; None if it was not.
 
     Returns:
       The staged directory, and the plan with its edits.
@@ -91,7 +102,7 @@ def stage_placed(
     meta_graph = _meta_graph(model, proto, plan)
     order = order or Order()
     edits = apply_placement(meta_graph, graph, plan.placement, plan.client, order)
-    edits = replace(edits, fingerprint=_original_fingerprint(model).hex())
+    edits = replace(edits, fingerprint=_original_fingerprint(model).hex(), split=split)
     edits = replace(edits, restore=split_restore(meta_graph, plan))
     plan = replace(plan, order=order.promises, edits=edits)
     _check(model, meta_graph, plan)
@@ -140,7 +151,7 @@ def remap(
     plan = read_plan(placed)
     model = read_saved_model(placed)
     check_apart(model.path, Path(output))
-    original = unplaced(model).meta_graph(plan.tags)
+    original = _meta_graph(model, _before_placement(model, plan), plan)
     proto = _copy(model)
     meta_graph = _meta_graph(model, proto, plan)
     plan = rename_devices(meta_graph, plan, names)
