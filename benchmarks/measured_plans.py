@@ -16,7 +16,7 @@ from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import generate_inputs
 from moirai_tf.cost.layouts import alone
 from moirai_tf.cost.predict import predict
-from moirai_tf.pipeline import need
+from moirai_tf.pipeline import Pass, need
 from moirai_tf.placement import Problem, Schedule, ready_queue
 from moirai_tf.placement.schedule import planned_orders
 from moirai_tf.rewrite.kept_order import Order, plan_order
@@ -101,8 +101,14 @@ def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings
             time_limit_s=settings.time_limit_s,
         )
         pipeline = pipeline if settings.verify else pipeline.without("verify")
-        item = pipeline.run(MoiraiItem(model, cluster))
-        predicted = _written(item, cluster, work)
+        undivided = []
+
+        def keep_undivided(step: Pass, item: MoiraiItem) -> None:
+            if step.name == "place":
+                undivided.append(item)
+
+        item = pipeline.run(MoiraiItem(model, cluster), keep_undivided)
+        predicted = _written(item, undivided[0], cluster, work)
         placed = read_placed([work / BEST])
         signature = read_signature(model, placed)
         inputs = generate_inputs(signature.graph)
@@ -136,10 +142,13 @@ def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings
     ]
 
 
-def _written(item: MoiraiItem, cluster: Cluster, work: Path) -> dict[str, int]:
-    """Writes the plans beside moirai_tf's; returns what is predicted of all of them."""
+def _written(best: MoiraiItem, item: MoiraiItem, cluster: Cluster, work: Path) -> dict[str, int]:
+    """Writes the plans beside moirai_tf's; returns what is predicted of all of them.
+
+    They are plans of the model as it was, even if the best one divides its batch.
+    """
     problem, result, coarse = need(item.problem), need(item.result), need(item.coarse)
-    model, graph, plan = need(item.model), need(item.graph), need(item.plan)
+    model, graph, plan = need(item.model), need(item.graph), need(best.plan)
     bad = ready_queue(problem, bad_assignment(problem))
     names = [device.name for device in cluster.devices]
     chosen = {o.name: names[p.device] for o, p in zip(problem.operators, bad.placed, strict=True)}
@@ -162,7 +171,7 @@ def _written(item: MoiraiItem, cluster: Cluster, work: Path) -> dict[str, int]:
         BAD: predicted(bad, order_kept=True),
         BAD + FREE: predicted(bad, order_kept=False),
     }
-    if plan.order:
+    if plan.order and best.split is None:
         write(BEST + FREE, plan.placement)
         found[BEST + FREE] = predicted(need(result.schedule), order_kept=False)
     return found

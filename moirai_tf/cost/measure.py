@@ -28,6 +28,7 @@ from moirai_tf.cost.xplane import STEP, UNKNOWN, Step, read_trace, steps
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
 from moirai_tf.model.load import load_in_session
+from moirai_tf.model.output import on_disk
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.model.validate import tensor_names
 from moirai_tf.runtime.failures import explained
@@ -112,8 +113,8 @@ def _runnable(
     feeds, fetches = runs_of(model, graph, inputs)
     with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
         with explained("the model cannot be loaded to be measured", _WHY, loading=True,
-                       otherwise=_OTHERWISE):  # fmt: skip
-            load_in_session(model.path, session, graph.tags)
+                       otherwise=_OTHERWISE), on_disk(model) as directory:  # fmt: skip
+            load_in_session(directory, session, graph.tags)
         with explained("the model cannot be run to be measured", _WHY, otherwise=_OTHERWISE,
                        failures=_OF_STEPS):  # fmt: skip
             fill_variables(session, graph)

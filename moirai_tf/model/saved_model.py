@@ -32,6 +32,8 @@ class SavedModel:
 
     path: Path
     proto: Any
+    edited: bool = False
+    """Whether the protobuf is another one than that of the directory."""
 
     def meta_graph(self, tags: Sequence[str] = ()) -> Any:
         """The `MetaGraphDef` with exactly these tags, or the only one if no tags are given.

@@ -52,18 +52,22 @@ def unplaced(model: SavedModel) -> SavedModel:
     if not has_plan(model.path):
         return model
     plan = read_plan(model.path)
-    proto = _before_placement(model, plan)
-    join(_meta_graph(model, proto, plan), plan.edits.split)
-    return SavedModel(model.path, proto)
+    divided = before_placement(model, plan)
+    join(divided.meta_graph(plan.tags), plan.edits.split)
+    return divided
 
 
-def _before_placement(model: SavedModel, plan: Plan) -> Any:
-    """The protobuf of a placed model without devices; its batch is divided still."""
+def before_placement(model: SavedModel, plan: Plan) -> SavedModel:
+    """A placed model without devices and order; if its batch was divided, it is so still.
+
+    Raises:
+      MoiraiError: the plan does not fit the model.
+    """
     proto = _copy(model)
     meta_graph = _meta_graph(model, proto, plan)
     revert(meta_graph, plan.edits)
     _check_undone(meta_graph, model.meta_graph(plan.tags), plan)
-    return proto
+    return SavedModel(model.path, proto, edited=True)
 
 
 @file_errors("the placed model cannot be written")
@@ -151,7 +155,7 @@ def remap(
     plan = read_plan(placed)
     model = read_saved_model(placed)
     check_apart(model.path, Path(output))
-    original = _meta_graph(model, _before_placement(model, plan), plan)
+    original = before_placement(model, plan).meta_graph(plan.tags)
     proto = _copy(model)
     meta_graph = _meta_graph(model, proto, plan)
     plan = rename_devices(meta_graph, plan, names)

@@ -54,7 +54,7 @@ def bias(view: View) -> Sequence[State]:
 
 def batch_norm(view: View) -> Sequence[State]:
     """Inference normalises every element alone; training looks at the batch."""
-    if "is_training" not in view.operator.node.attr or view.attr("is_training").b:
+    if view.attr("is_training").b:
         raise Mixed("it normalises by the mean and variance of the batch")
     (rows,) = first_input(view)[:1]
     return [rows, *[SAME] * (len(view.operator.outputs) - 1)]

@@ -26,7 +26,7 @@ from moirai_tf.split.mirrors import (
 from moirai_tf.split.record import SplitEdit
 from moirai_tf.split.rows import Separation
 
-BODY_MARK = "__moirai_rows"
+BODY_MARK = "__moirai_rows_0"
 
 
 def obstacle_of(model: SavedModel, tags: Sequence[str], signature: str) -> str:
@@ -65,7 +65,7 @@ def divide(
     """
     proto = type(model.proto)()
     proto.CopyFrom(model.proto)
-    divided = SavedModel(model.path, proto)
+    divided = SavedModel(model.path, proto, edited=True)
     meta_graph = divided.meta_graph(tags)
     return divided, _divide(meta_graph, signature, found, shares)
 
@@ -159,9 +159,9 @@ def _write_function(
     made.attr.MergeFrom(_kept_attrs(function))
     for key, value in function.arg_attr.items():
         made.arg_attr[key].CopyFrom(value)
-    for mirror in mirrors:
-        made.signature.input_arg.add(name=_argument_name(mirror), type=types_pb2.DT_RESOURCE)
-        call.input.append(mirror.node)
+    for node, argument in _argument_names(mirrors).items():
+        made.signature.input_arg.add(name=argument, type=types_pb2.DT_RESOURCE)
+        call.input.append(node)
         call.attr["Tin"].list.type.append(types_pb2.DT_RESOURCE)
     made.node_def.extend(nodes)
     for output, tensor in zip(function.signature.output_arg, outputs, strict=True):
@@ -188,8 +188,7 @@ def _arguments(
     call = _call_of(meta_graph, signature)
     fed = tensors(meta_graph.signature_def[signature].inputs)
     inputs = {input_node(tensor): key for key, tensor in fed.items()}
-    copies = copies_of(mirrors)
-    names = {mirror.node: _argument_name(mirror) for mirror in mirrors}
+    copies, names = copies_of(mirrors), _argument_names(mirrors)
     sources = [input_node(t) for t in call.input if not t.startswith("^")]
     described = _function(meta_graph, call).signature.input_arg
     return [
@@ -211,8 +210,8 @@ def _joined(meta_graph: Any, signature: str, found: Separation, call: Any) -> li
             for k in range(len(call.attr["Tout"].list.type))]  # fmt: skip
 
 
-def _argument_name(mirror: Mirror) -> str:
-    return "".join(c if c.isalnum() else "_" for c in mirror.node.lower())
+def _argument_names(mirrors: Sequence[Mirror]) -> dict[str, str]:
+    return {mirror.node: f"moirai_mirror_{k}" for k, mirror in enumerate(mirrors)}
 
 
 def _handles(meta_graph: Any, call: Any) -> Mapping[str, int]:

@@ -20,9 +20,6 @@ from moirai_tf.model.validate import input_node
 
 INIT_SIGNATURE = "__saved_model_init_op"
 _SCOPE = "moirai_mirrors"
-_ANONYMOUS = "cd2c89b7-88b7-44c8-ad83-06c2a9158347"
-"""The `shared_name` for which every call of a `VarHandleOp` makes a variable of its own: a model
-may be loaded twice (ANONYMOUS_NAME in tensorflow/core/framework/resource_handle.cc)."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +76,17 @@ def add_objects(meta_graph: Any, mirrors: Sequence[Mirror]) -> tuple[dict[str, i
     main = {node.name: node for node in meta_graph.graph_def.node}
     writer = _Objects(meta_graph)
     found: dict[str, int] = {}
-    creators: dict[bytes, int] = {}
-    for mirror in mirrors:
-        handle = main[mirror.handle]
-        kind = handle.attr["dtype"].SerializeToString() + handle.attr["shape"].SerializeToString()
-        if kind not in creators:
-            creators[kind] = writer.function(_creator(f"{_SCOPE}_create_{len(creators)}", handle))
-        found[mirror.node] = writer.resource(creators[kind])
+    for k, mirror in enumerate(mirrors):
+        creator = writer.function(
+            _creator(f"{_SCOPE}_create_{k}", mirror.node, main[mirror.handle])
+        )
+        found[mirror.node] = writer.resource(creator)
     leader = writer.objects.nodes[found[mirrors[0].node]]
     variables = [main[mirror.handle] for mirror in mirrors]
     both = [i for mirror in mirrors for i in (mirror.object_id, found[mirror.node])]
-    fill = writer.function(_initializer(f"{_SCOPE}_fill", variables), both)
+    fill = writer.function(_initializer(f"{_SCOPE}_fill_0", variables), both)
     clear = writer.function(
-        _destroyer(f"{_SCOPE}_destroy", len(mirrors)), [found[m.node] for m in mirrors]
+        _destroyer(f"{_SCOPE}_destroy_0", len(mirrors)), [found[m.node] for m in mirrors]
     )
     _child(leader, fill, "_initialize")
     _child(leader, clear, "_destroy_resource")
@@ -155,14 +150,15 @@ def _filling(scope: str, source: str, target: str, like: Any) -> list[Any]:
     return [read, assign]
 
 
-def _creator(name: str, like: Any) -> Any:
+def _creator(name: str, variable: str, like: Any) -> Any:
+    """Makes a variable. The loader adds a number to its name, another one each time it loads."""
     definition = function_pb2.FunctionDef()
     definition.signature.name, definition.signature.is_stateful = name, True
     definition.signature.output_arg.add(name="handle", type=types_pb2.DT_RESOURCE)
     handle = definition.node_def.add(name="variable", op="VarHandleOp")
     for key in ("dtype", "shape"):
         handle.attr[key].CopyFrom(like.attr[key])
-    handle.attr["shared_name"].s, handle.attr["container"].s = _ANONYMOUS.encode(), b""
+    handle.attr["shared_name"].s, handle.attr["container"].s = variable.encode(), b""
     definition.ret["handle"] = "variable:resource:0"
     return _running(definition, ["variable"])
 

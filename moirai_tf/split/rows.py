@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from tensorflow.python.framework import tensor_util
+from tensorflow.python.framework import op_def_registry, tensor_util
 
 from moirai_tf.graph.graph import RESULT, Graph, Operator, TensorRef
 from moirai_tf.model.op_types import attr_of
@@ -96,8 +96,12 @@ class View:
             raise Mixed(f"its input {position} has an element for every place in the batch")
 
     def attr(self, name: str) -> Any:
-        """An attribute, or an empty one."""
-        return attr_of(self.operator.node, name)
+        """An attribute; files leave out those that have the op's default."""
+        node = self.operator.node
+        if name in node.attr or op_def_registry.get(node.op) is None:
+            return attr_of(node, name)
+        described = {a.name: a for a in op_def_registry.get(node.op).attr}
+        return described[name].default_value if name in described else attr_of(node, name)
 
     def input_shapes(self, position: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The shape of an input at both batch sizes."""
