@@ -83,13 +83,17 @@ class Settings:
     profile_repeats: int
     time_limit_s: float
     verify: bool
+    batch_size: int
+    """0: the model's own."""
+    split: str
 
 
 def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings) -> list[Row]:
     """Profiles, places and measures one model on one cluster."""
     known = MODELS[name]
     has_gpus = any(device.type == "GPU" for device in cluster.devices)
-    batch_size = known.gpu_batch_size if has_gpus else known.batch_size
+    own_size = known.gpu_batch_size if has_gpus else known.batch_size
+    batch_size = settings.batch_size or own_size
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         pipeline = default_pipeline(
@@ -99,6 +103,7 @@ def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings
             repeats=settings.profile_repeats,
             warmup=3,
             time_limit_s=settings.time_limit_s,
+            split=settings.split,
         )
         pipeline = pipeline if settings.verify else pipeline.without("verify")
         undivided = []
@@ -129,7 +134,7 @@ def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings
             cluster=kind,
             plan=plan,
             devices={SINGLE: 1, BAD: len(cluster.devices)}.get(plan.removesuffix(FREE), used),
-            status=str(summary.status) if plan == BEST else "",
+            status=str(summary.status) + _shares(item) if plan == BEST else "",
             predicted_ns=predicted[plan],
             measured_ns=found[plan].median_ns,
             spread=found[plan].spread,
@@ -140,6 +145,10 @@ def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings
         )
         for plan in predicted
     ]
+
+
+def _shares(item: MoiraiItem) -> str:
+    return "" if item.split is None else f", {' + '.join(map(str, item.split.shares))} rows"
 
 
 def _written(best: MoiraiItem, item: MoiraiItem, cluster: Cluster, work: Path) -> dict[str, int]:

@@ -103,8 +103,8 @@ def _with_rows(model: SavedModel, graph: Graph, rows: int) -> Graph:
     shapes = []
     for name in graph.inputs:
         shape = _shape_of(graph, name)
-        dims = declared[name].tensor_shape.dim if name in declared else ()
-        any_rows = bool(shape and dims) and dims[0].size < 0
+        dims = list(declared[name].tensor_shape.dim) if name in declared else []
+        any_rows = bool(shape and dims and dims[0].size < 0)
         sizes = (rows, *shape[1:]) if any_rows else shape
         shapes.append(f"{name}={','.join(map(str, sizes))}")
     options = ImportOptions(signature=graph.signature, tags=graph.tags, input_shapes=tuple(shapes))

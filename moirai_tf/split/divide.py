@@ -224,8 +224,8 @@ def _handles(meta_graph: Any, call: Any) -> Mapping[str, int]:
     return {source: object_id for source, object_id in captured if main[source].op == "VarHandleOp"}
 
 
-def _call_of(meta_graph: Any, signature: str) -> Any | None:
-    """The node of the main graph that makes all outputs, if it calls a function of an object."""
+def _call_of(meta_graph: Any, signature: str) -> Any:
+    """The node of the main graph whose function makes all outputs; None if none does."""
     fetched = tensors(meta_graph.signature_def[signature].outputs).values()
     roots = {input_node(tensor) for tensor in fetched}
     nodes = [n for n in meta_graph.graph_def.node if n.name in roots]
