@@ -75,7 +75,19 @@ def divided(item: MoiraiItem, options: SplitOptions, place_again: PlaceAgain) ->
             ) from reason
         _LOGGER.info("the batch is not divided: %s", reason)
         return replace(item, undivided=str(reason))
-    return found
+    return _compared(found, item)
+
+
+def _compared(found: MoiraiItem, item: MoiraiItem) -> MoiraiItem:
+    """With the best single device of the model as it was, whose batch is whole."""
+    plan, known = need(found.plan), need(need(item.plan).summary)
+    summary = replace(
+        need(plan.summary),
+        single_device=known.single_device,
+        single_device_ns=known.single_device_ns,
+        single_device_predicted_ns=known.single_device_predicted_ns,
+    )
+    return replace(found, plan=replace(plan, summary=summary))
 
 
 class _Undivided(Exception):  # noqa: N818  a reason, no error

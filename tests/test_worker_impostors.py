@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 import time
@@ -124,13 +125,17 @@ def _benches(pair: tuple[Path, Path], cluster: Cluster) -> None:
     bench(pair[0], [pair[1]], cluster, BenchOptions(repeats=2, timeout_s=5.0))
 
 
-@pytest.mark.parametrize("act", [_verifies, _profiles, _benches])
-@pytest.mark.parametrize("kind", [*_IMPOSTORS, "another service"])
+_FEW = [("http", "verify"), ("another service", "profile"), ("silent", "bench")]
+_ACTS = {"verify": _verifies, "profile": _profiles, "bench": _benches}
+_ALL = itertools.product([*_IMPOSTORS, "another service"], _ACTS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "act"),
+    [*_FEW, *(pytest.param(*case, marks=pytest.mark.slow) for case in _ALL if case not in _FEW)],
+)
 def test_an_impostor_is_named(
-    kind: str,
-    act: Callable[[tuple[Path, Path], Cluster], None],
-    pair: tuple[Path, Path],
-    workers: LocalCluster,
+    kind: str, act: str, pair: tuple[Path, Path], workers: LocalCluster
 ) -> None:
     one, two = workers.cluster.devices
     start = time.monotonic()
@@ -138,5 +143,5 @@ def test_an_impostor_is_named(
     with impostor as address:
         cluster = replace(workers.cluster, devices=(one, replace(two, address=address)))
         with pytest.raises(MoiraiError, match=rf"worker .*/task:1 at {address} does not answer"):
-            act(pair, cluster)
+            _ACTS[act](pair, cluster)
     assert time.monotonic() - start < _PATIENCE_S

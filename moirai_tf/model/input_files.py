@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -91,19 +92,19 @@ def _records(path: str | Path, start: bytes, types: Mapping[str, int]) -> dict[s
     """The records of a TFRecord file as the only input."""
     if [dtypes.as_dtype(dtype) for dtype in types.values()] != [dtypes.string]:
         raise ValueError("not an .npz archive, and TFRecords suit one input of strings only")
-    with gzip.open(path) if start == _GZIP else Path(path).open("rb") as file:
-        _check_lengths(file)
     dataset = tf.data.TFRecordDataset(str(path), "GZIP" if start == _GZIP else "")
     try:
+        with gzip.open(path) if start == _GZIP else Path(path).open("rb") as file:
+            _check_lengths(file)
         records = list(dataset.as_numpy_iterator())
-    except tf.errors.OpError as error:
-        raise ValueError(f"neither an .npz archive nor TFRecords: {error.message}") from error
+    except (tf.errors.OpError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise ValueError(f"neither an .npz archive nor TFRecords: {error}") from error
     if not records:
         raise ValueError("it is empty")
     return {name: np.array(records, dtype=object) for name in types}
 
 
-def _check_lengths(file: IO[bytes]) -> None:
+def _check_lengths(file: gzip.GzipFile | IO[bytes]) -> None:
     """Refuses records that say they are longer than the file: TensorFlow makes room for them first.
 
     The format is that of tensorflow/core/lib/io/record_writer.h: length, its checksum, data, its
