@@ -8,7 +8,6 @@ import errno
 import fcntl
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -234,17 +233,6 @@ def check_apart(source: Path, output: Path) -> None:
             why="the input model is never modified",
             fix="choose an output directory outside the input",
         )
-
-
-@contextmanager
-def on_disk(model: SavedModel) -> Iterator[Path]:
-    """A directory that holds the model as it is: its own, or a temporary one if it was edited."""
-    if not model.edited:
-        yield model.path
-        return
-    with tempfile.TemporaryDirectory(prefix="moirai_model_") as work:
-        write_saved_model(model, model.proto, Path(work), {})
-        yield Path(work)
 
 
 def write_saved_model(
