@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow.core.protobuf import config_pb2
 
 import moirai_tf
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.prune import prune
+from moirai_tf.model.load import SESSION_CONFIG_FILE
 from moirai_tf.model.output import write_saved_model
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.rewrite.plan_file import read_plan
@@ -21,6 +24,7 @@ from moirai_tf.split.divide import divide, join, obstacle_of
 from moirai_tf.split.record import SplitEdit
 from moirai_tf.split.rows import separation
 from moirai_tf.split.shares import between, equal_finish, in_proportion
+from tests.c_api import run_saved_model
 from tests.saved_models import graph_of, proto_of
 
 _TWO_CPUS = Path(__file__).parent.parent / "configs" / "two_local_cpus.yaml"
@@ -203,8 +207,19 @@ def test_optimize_divides_proves_and_strips(tmp_path: Path) -> None:
     runs = {parity.run for parity in summary.report.outputs}
     assert {"tf2, 1 row", "session, 9 rows", "session, rows in reverse"} <= runs
     assert all(proof.planned_weights == 0 for proof in summary.report.proofs)
+    _check_c_api(original, tmp_path / "placed")
     moirai_tf.strip(tmp_path / "placed", tmp_path / "stripped")
     assert proto_of(tmp_path / "stripped") == proto_of(original)
+
+
+def _check_c_api(original: Path, placed: Path) -> None:
+    """The C++ loader fills the copies before it answers."""
+    text = (placed / SESSION_CONFIG_FILE).read_text()
+    config = text_format.Parse(text, config_pb2.ConfigProto())
+    inputs = _inputs(7)
+    wanted = run_saved_model(original, ("serve",), _SIGNATURE, inputs, config_pb2.ConfigProto())
+    found = run_saved_model(placed, ("serve",), _SIGNATURE, inputs, config)
+    np.testing.assert_allclose(found.outputs["y"], wanted.outputs["y"], rtol=1e-5, atol=1e-5)
 
 
 def test_a_batch_that_mixes_rows_is_refused_by_the_operator(tmp_path: Path) -> None:
