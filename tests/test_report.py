@@ -17,8 +17,8 @@ from moirai_tf.bench.timeline import Timeline
 from moirai_tf.bench.trace import Trace, read_measured, write_trace
 from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, FusedOperator
 from moirai_tf.graph.graph import Graph, TensorRef
+from moirai_tf.graph.names import short_names
 from moirai_tf.report import content_of, page_of, write_report
-from moirai_tf.report.content import short_names
 from moirai_tf.report.critical import Step, critical_path
 from moirai_tf.rewrite.plan_file import (
     PlannedSchedule,

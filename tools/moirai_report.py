@@ -28,8 +28,10 @@ def main() -> None:
     """Reads the plan, writes the page."""
     content = content_of(_PLACED_DIR.value, _BENCH.value)
     write_report(content, _OUTPUT.value)
-    print(content.verdict)
-    print(f"report: {_OUTPUT.value}")
+    _flags.tell(
+        f"{content.verdict}\nreport: {_OUTPUT.value}",
+        {"verdict": content.verdict, "output": _OUTPUT.value},
+    )
 
 
 def entry() -> None:

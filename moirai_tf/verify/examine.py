@@ -17,6 +17,7 @@ from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.importer import import_graph
 from moirai_tf.model.load import configure_logical_cpus, logical_cpus, tensors
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
+from moirai_tf.progress import stage
 from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
@@ -53,7 +54,8 @@ def examine(
     Raises:
       MoiraiError: the models cannot be run or compared here, or no run can prove a placement.
     """
-    subject = _subject(original, placed, devices, options, work, cluster)
+    with stage("read both models"):
+        subject = _subject(original, placed, devices, options, work, cluster)
     configure_logical_cpus(logical_cpus(subject.devices.values()))
     found = _Found()
     for loader in subject.loaders:
@@ -61,7 +63,8 @@ def examine(
         if reason is not None:
             found.notes.append(f"{loader}: not run, {reason}")
             continue
-        _examine_loader(subject, loader, found)
+        with stage(loader):
+            _examine_loader(subject, loader, found)
     if not found.proofs and not found.findings:
         raise MoiraiError(
             f"no run could prove where operators run: {'; '.join(dict.fromkeys(found.notes))}",
@@ -233,14 +236,14 @@ def _placed_dirs(
 
 def _examine_loader(subject: _Subject, loader: str, found: _Found) -> None:
     """Runs both models in every mode, one model loaded at a time, and compares."""
-    originals = _originals(subject, loader, found)
+    with stage("run the original"):
+        originals = _originals(subject, loader, found)
     gc.collect()
     placed = subject.placed(loader)
-    wrong = [
-        finding
-        for grappler, original in originals.items()
-        for finding in _examine_run(subject, loader, placed, original, found, grappler=grappler)
-    ]
+    wrong: list[Finding] = []
+    for grappler, original in originals.items():
+        with stage(f"run the placed model, Grappler {'on' if grappler else 'off'}"):
+            wrong += _examine_run(subject, loader, placed, original, found, grappler=grappler)
     del placed
     gc.collect()
     if wrong:
@@ -295,7 +298,8 @@ def _examine_run(
         found.findings.append(Finding(MODEL, text, fix=failure.fix if failure.known else ""))
         return []
     tolerance = 0.0 if subject.exact(loader, grappler=grappler) else subject.tolerance
-    _prove(subject, loader, name, placed, found, grappler=grappler)
+    with stage("prove where it ran"):
+        _prove(subject, loader, name, placed, found, grappler=grappler)
     return list(_compare(name, original, placed, found.parities, tolerance))
 
 

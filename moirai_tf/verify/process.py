@@ -11,6 +11,7 @@ from moirai_tf.cluster import Cluster, read_cluster
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.output import real_path
 from moirai_tf.model.saved_model import read_saved_model
+from moirai_tf.progress import stage
 from moirai_tf.rewrite.diff import misplaced, unplanned_changes
 from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
@@ -77,6 +78,8 @@ def inspect_placed(
 ) -> VerifyReport:
     """The same, but findings are returned in the report.
 
+    A model of which nothing was placed is compared with the original, and not run.
+
     Raises:
       MoiraiError: the models cannot be read, run or compared here.
     """
@@ -84,7 +87,10 @@ def inspect_placed(
     check_verify_options(options)
     plan = read_plan(placed)
     servers = _servers(cluster, plan, options)
-    static = _static_findings(Path(original), Path(placed))
+    with stage("compare the files"):
+        static = _static_findings(Path(original), Path(placed))
+    if not plan.placement:
+        return VerifyReport((), (), (), (), tuple(static))
     here = local_devices()
     devices = stand_ins(plan, gpus=sum(device.type == "GPU" for device in here))
     if all(name == local for name, local in devices.items()):

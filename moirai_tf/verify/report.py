@@ -123,8 +123,15 @@ class VerifyReport:
         """Whether nothing was found."""
         return not self.findings
 
+    @property
+    def short(self) -> str:
+        """What was compared and proved in a line, and what could not be."""
+        proved = "; operators and transfers are where the plan says" if self.proofs else ""
+        lines = [f"{_compared(self)}{proved if self.ok else ''}"]
+        return _INDENT.join([*lines, *(f"note: {note}" for note in self.notes)])
+
     def __str__(self) -> str:
-        return "\n            ".join(_lines(self))
+        return _INDENT.join(_lines(self))
 
 
 def check_report(report: VerifyReport, plan: Plan | None = None) -> None:
@@ -166,15 +173,24 @@ def _advice(findings: Sequence[Finding], plan: Plan | None) -> str:
     return wish if written else f"{wish}, or switch Grappler off where the model runs"
 
 
-def _lines(report: VerifyReport) -> list[str]:
+_INDENT = "\n            "
+
+
+def _compared(report: VerifyReport) -> str:
+    if not report.outputs and report.ok:
+        return "ok: nothing was placed, and the model is the original, node by node"
     names = {parity.output for parity in report.outputs}
     equal = sum(parity.bit_equal for parity in report.outputs)
     worst = max((parity.error for parity in report.outputs), default=0.0)
     difference = "" if equal == len(report.outputs) else f", largest relative error {worst:.1e}"
-    lines = [
+    return (
         f"{'ok' if report.ok else 'FAILED'}: {_count(len(names), 'output')}, "
         f"{equal} of {_count(len(report.outputs), 'comparison')} equal to the bit{difference}"
-    ]
+    )
+
+
+def _lines(report: VerifyReport) -> list[str]:
+    lines = [_compared(report)]
     lines += [_proof_line(proof) for proof in report.proofs]
     if any(plan != local for plan, local in report.devices):
         lines.append("devices: " + ", ".join(f"{p} as {d}" for p, d in report.devices))
