@@ -10,7 +10,16 @@ from hypothesis import given, settings
 
 from moirai_tf.placement import Device, Problem, Schedule, SolveOptions, check, solve
 from moirai_tf.placement.bound.packing import InfeasibleError, Packing, Reservation, pack, shortage
-from moirai_tf.placement.construct import etf, heft, m_topo, single, single_devices
+from moirai_tf.placement.construct import (
+    etf,
+    getf,
+    heft,
+    m_etf,
+    m_sct,
+    m_topo,
+    single,
+    single_devices,
+)
 from moirai_tf.placement.construct.heft import upward_ranks
 from moirai_tf.placement.deadline import Deadline, OutOfTimeError
 from moirai_tf.placement.exact.milp.backends import Limits
@@ -20,7 +29,7 @@ from tests.placement_cases import layered, problem_of, problems
 Heuristic = Callable[[Problem, Packing, Deadline], Schedule]
 
 LIMITS = Limits(10.0)
-HEURISTICS: tuple[Heuristic, ...] = (heft, etf, m_topo)
+HEURISTICS: tuple[Heuristic, ...] = (heft, etf, m_topo, m_etf, m_sct, getf)
 
 
 def _pack(problem: Problem) -> tuple[int, ...]:

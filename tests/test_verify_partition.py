@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import pytest
 from tensorflow.core.framework import graph_pb2, node_def_pb2, types_pb2
 from tensorflow.python.framework import tensor_util
 
@@ -180,10 +181,14 @@ def test_a_detour_over_a_third_device_is_found() -> None:
     ]
 
 
-def test_control_edges_are_counted_apart() -> None:
-    control = [_const("a/ctrl/_1", 0), *_pair("a/ctrl/_1", 0, 1)]
+@pytest.mark.parametrize(
+    "end", ["a/ctrl/_1", "a/ctrl_S13", "GroupCrossDeviceControlEdges_0/a/ctrl_G86"]
+)
+def test_control_edges_are_counted_apart(end: str) -> None:
+    """As one process, the client of servers and a server's worker name them."""
+    control = [_const(end, 0), *_pair(end, 0, 1)]
     control[0].input.append("^a")
-    control.append(_node("a/_2", "Identity", 1, "a/ctrl/_1@1"))
+    control.append(_node("a/_2", "Identity", 1, f"{end}@1"))
     proof, findings = _prove(_plan(_PLACEMENT, _TRANSFERS), [*_as_planned(), *control])
     assert findings == []
     assert (proof.control, proof.transfers) == (1, 3)

@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.placement.blackboard import Search, Strategy
-from moirai_tf.placement.construct.heuristics import HEURISTICS, Single, construct_all, relax_loads
+from moirai_tf.placement.construct.heuristics import (
+    HEURISTICS,
+    PUBLISHED,
+    Single,
+    construct_all,
+    relax_loads,
+)
 from moirai_tf.placement.exact.blocks.driver import Decomposition
 from moirai_tf.placement.exact.milp.backends import solve_with_gurobi, solve_with_highs
 from moirai_tf.placement.exact.milp.driver import Milp, size
@@ -74,7 +80,14 @@ _EVERY_OBJECTIVE: tuple[Strategy, ...] = (
 
 STRATEGIES: dict[str, Strategy] = {
     strategy.name: strategy
-    for strategy in (*_EVERY_OBJECTIVE, Decomposition(), LocalSearch(), Single(), *HEURISTICS)
+    for strategy in (
+        *_EVERY_OBJECTIVE,
+        Decomposition(),
+        LocalSearch(),
+        Single(),
+        *HEURISTICS,
+        *PUBLISHED,
+    )
 }
 
 

@@ -32,8 +32,9 @@ argument and result, on the device of what it passes on."""
 
 _VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 _HANDLES = frozenset({"resource", "variant"})
-_CONTROL = re.compile(r".*/ctrl(/[^/]*|_S\d+)", re.DOTALL)
-"""The constant at the near end of a control edge, in one process and between servers."""
+_CONTROL = re.compile(r".*/ctrl(/[^/]*|_[SG]\d+)", re.DOTALL)
+"""The constant at the near end of a control edge: in one process, between servers, and between the
+devices of one server."""
 
 LARGE_CONSTANT_BYTES = 16 * 1024
 """A constant of this size is a weight; smaller ones are shapes, axes and scalars."""

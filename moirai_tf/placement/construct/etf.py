@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 
 from moirai_tf.placement.bound.packing import Packing, Reservation
 from moirai_tf.placement.deadline import Deadline
@@ -18,8 +19,25 @@ def etf(problem: Problem, packing: Packing, deadline: Deadline) -> Schedule:
     topological order, then to the earlier finish. Adapted to memory and colocation: only devices
     that the reservation allows.
     """
+    return earliest_first(problem, packing, deadline, lambda operator, allowed: allowed)
+
+
+def earliest_first(
+    problem: Problem,
+    packing: Packing,
+    deadline: Deadline,
+    choose: Callable[[int, list[int]], list[int]],
+) -> Schedule:
+    """The same among some devices.
+
+    Args:
+      problem: a valid problem.
+      packing: of its units.
+      deadline: of the search.
+      choose: those of an operator's allowed devices that it may go to, at least one.
+    """
     reservation = Reservation(problem, packing)
-    ready = _Ready(problem, reservation)
+    ready = _Ready(problem, reservation, choose)
     waiting = [len(tensors) for tensors in problem.incoming]
     for operator in problem.topological_order:
         if waiting[operator] == 0:
@@ -43,16 +61,22 @@ class _Ready:
     enough: the top is tried anew and put back unless it still holds.
     """
 
-    def __init__(self, problem: Problem, reservation: Reservation) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        reservation: Reservation,
+        choose: Callable[[int, list[int]], list[int]],
+    ) -> None:
         self.problem = problem
         self.reservation = reservation
+        self.choose = choose
         self.partial = PartialSchedule(problem)
         self._pairs = [0] * len(problem.operators)
         self._heap: list[tuple[int, int, int, int]] = []
 
     def add(self, operator: int) -> None:
         """Takes up an operator on every device that it may go to now."""
-        for device in self.reservation.devices(operator):
+        for device in self.choose(operator, self.reservation.devices(operator)):
             self._push(operator, device, *self.partial.trial(operator, device))
             self._pairs[operator] += 1
 

@@ -9,7 +9,7 @@ from moirai_tf.placement.blackboard import Search
 from moirai_tf.placement.bound import relaxation
 from moirai_tf.placement.bound.packing import Packing
 from moirai_tf.placement.compiled import interpreted
-from moirai_tf.placement.construct import etf, heft, m_topo
+from moirai_tf.placement.construct import etf, getf, heft, m_etf, m_sct, m_topo
 from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.evaluate.events import simulate
 from moirai_tf.placement.exact.milp.loads import size_estimate
@@ -64,6 +64,12 @@ HEURISTICS = (
     Constructive("etf", etf),
     Constructive("m-topo", m_topo),
 )
+PUBLISHED = (
+    Constructive("m-etf", m_etf),
+    Constructive("m-sct", m_sct),
+    Constructive("getf", getf),
+)
+"""Methods of others to compare with, which no other strategy runs."""
 
 
 def construct_all(search: Search) -> None:

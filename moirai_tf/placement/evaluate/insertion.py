@@ -82,6 +82,11 @@ class PartialSchedule:
         start_ns = trial(self.problem.arrays, self._state, operator, device)
         return Trial(start_ns, start_ns + int(self.problem.compute_ns[operator, device]))
 
+    def arrival_ns(self, operator: int, device: int) -> int:
+        """When all inputs of an operator whose producers are placed can be there."""
+        self._guard(operator, device)
+        return int(arrive(self.problem.arrays, self._state, operator, device))
+
     def place(self, operator: int, device: int) -> None:
         """Places an operator whose producers are placed."""
         self._guard(operator, device)
@@ -90,6 +95,10 @@ class PartialSchedule:
     def placed(self, operator: int) -> bool:
         """Whether an operator has been placed."""
         return bool(self._state.device[operator] != NEVER)
+
+    def finish_ns(self, operator: int) -> int:
+        """When a placed operator is done."""
+        return int(self._state.finish_ns[operator])
 
     def finished(self) -> Schedule:
         """The schedule, once every operator is placed."""
@@ -166,6 +175,14 @@ def place(arrays: Arrays, state: State, operator: int, device: int) -> int:
 @compiled_lean
 def trial(arrays: Arrays, state: State, operator: int, device: int) -> int:
     """The earliest start of an operator whose producers are placed; changes no schedule."""
+    ready_ns = arrive(arrays, state, operator, device)
+    duration_ns = arrays.compute_ns[operator, device]
+    return _fit(state, device, ready_ns, duration_ns) if duration_ns else ready_ns
+
+
+@compiled_lean
+def arrive(arrays: Arrays, state: State, operator: int, device: int) -> int:
+    """When all that an operator reads can be on a device; changes no schedule."""
     ready_ns = _inputs(arrays, state, operator, device)
     for index in range(state.counts[0]):
         edge, released_ns = state.missing[0, index], state.missing[1, index]
@@ -178,8 +195,7 @@ def trial(arrays: Arrays, state: State, operator: int, device: int) -> int:
         state.missing[1, index] = start_ns
         state.missing[2, index] = start_ns + duration_ns
         ready_ns = max(ready_ns, start_ns + duration_ns)
-    duration_ns = arrays.compute_ns[operator, device]
-    return _fit(state, device, ready_ns, duration_ns) if duration_ns else ready_ns
+    return ready_ns
 
 
 @compiled_lean

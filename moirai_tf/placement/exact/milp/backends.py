@@ -46,6 +46,8 @@ class Limits:
     """Only a smaller objective is of interest; the search may end once there is none."""
     proof: bool = False
     """Whether it is all about the bound."""
+    vertex: bool = False
+    """Whether a linear program's solution has to be a vertex."""
 
 
 class BackendRefusalError(Exception):
@@ -127,7 +129,7 @@ def _prepared(model: LinearModel, limits: Limits) -> highspy.Highs:
     if limits.proof:
         options["mip_heuristic_effort"] = 0.0
     if not model.integer.any():  # any duals prove a bound, so a vertex is not worth its time
-        options |= {"solver": "ipm", "run_crossover": "off"}
+        options |= {"solver": "ipm", "run_crossover": "on" if limits.vertex else "off"}
     for name, value in options.items():
         highs.setOptionValue(name, value)
     highs.HandleUserInterrupt = True
