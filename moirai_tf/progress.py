@@ -7,7 +7,7 @@ nobody observes, nothing is told.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -129,3 +129,19 @@ class Stopwatch:
             return tuple(order.index(path[:depth]) for depth in range(1, len(path) + 1))
 
         return tuple(StageTime(path, self._seconds[path]) for path in sorted(order, key=key))
+
+
+def time_table(times: Sequence[StageTime]) -> list[str]:
+    """Where the time went: stages that took a tenth of a second, with what lies inside them."""
+    whole_s = sum(time.seconds for time in times if len(time.path) == 1)
+    rows = [("where the time went", whole_s)]
+    rows += [
+        ("  " * (len(time.path) - 1) + time.path[-1], time.seconds)
+        for time in times
+        if time.seconds >= _SHOWN_S
+    ]
+    width = max(len(title) for title, _ in rows)
+    return [f"{title:<{width}}  {seconds:>7.1f} s" for title, seconds in rows]
+
+
+_SHOWN_S = 0.1

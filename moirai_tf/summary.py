@@ -144,7 +144,7 @@ class Summary:
         """The verdict, a table, and where to look.
 
         Args:
-          verbose: also how the answer came about, and where the time went.
+          verbose: also how the answer came about; `time_table` of `times` says where the time went.
         """
         lines = [self.verdict, ""]
         if self.placed is not None:
@@ -153,7 +153,6 @@ class Summary:
         if verbose:
             lines += [] if self.placed is None else _proof_lines(self.placed)
             lines += [f"note        {message}" for message in self.messages]
-            lines += time_table(self.times)
         return "\n".join(lines)
 
 
@@ -177,19 +176,6 @@ def summarise(item: MoiraiItem, times: tuple[StageTime, ...] = ()) -> Summary:
         output=item.output,
         times=times,
     )
-
-
-def time_table(times: Sequence[StageTime], levels: int = 3) -> list[str]:
-    """Where the time went: stages that took a tenth of a second, with what lies inside them."""
-    shown = [t for t in times if len(t.path) <= levels and t.seconds >= _SHOWN_S]
-    if not shown:
-        return []
-    whole_s = sum(t.seconds for t in times if len(t.path) == 1)
-    rows = [(f"{'  ' * (len(t.path) - 1)}{t.path[-1]}", f"{t.seconds:.1f} s") for t in shown]
-    return ["", *table([("where the time went", f"{whole_s:.1f} s"), *rows])]
-
-
-_SHOWN_S = 0.1
 
 
 def _device_table(summary: Summary, placed: PlanSummary) -> list[str]:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.test_commands import INSTANCE
 from tools import asked_verbosity
+from tools._stderr import is_command
 
 ZooDir = Callable[[str], Path]
 
@@ -121,6 +122,45 @@ def test_no_line_but_ours_is_on_the_terminal(zoo_dir: ZooDir) -> None:
     status, same, err = command("inspect", model, "--verbosity=0")
     assert (status, same) == (0, out)
     assert "port.cc" in err or "cpu_feature_guard" in err, "TensorFlow's lines are back"
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["python", "-m", "tools.moirai_optimize", "--verbose"], True),
+        (["python", "/usr/bin/moirai_bench"], True),
+        (["python", "-m", "benchmarks.demo"], True),
+        (["python", "-m", "pytest", "tests/test_moirai.py"], False),
+        (["python", "-c", "import tools"], False),
+        (["python", "infer.py", "--model=moirai_placed"], False),
+    ],
+)
+def test_commands_are_known_by_how_they_are_started(words: list[str], command: bool) -> None:
+    assert is_command(words) == command
+
+
+def test_only_noise_is_kept_from_the_terminal() -> None:
+    """Errors, what other libraries say, what has no end of line, and a crash's last words stay."""
+    program = """
+import os, sys
+from tools._stderr import filter_descriptor
+filter_descriptor()
+for text in (
+    "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n",
+    "I0000 00:00:1796008107.486063   14262 port.cc:153] oneDNN custom operations are on.\\n",
+    "W0000 00:00:1796008107.486063   14262 a.cc:1] odd\\nE0000 00:00:1.5   14262 a.cc:1] bad\\n",
+    "free(): invalid pointer\\nI0000 is no message of TensorFlow\\nthe last words",
+):
+    os.write(2, text.encode())
+print("ours", file=sys.stderr)
+os.abort()
+"""
+    status, _, err = done("-c", program)
+    assert status == -signal.SIGABRT
+    assert sorted(err.splitlines()) == sorted([
+        "ours", "E0000 00:00:1.5   14262 a.cc:1] bad", "free(): invalid pointer",
+        "I0000 is no message of TensorFlow", "the last words",
+    ])  # fmt: skip
 
 
 @pytest.mark.slow

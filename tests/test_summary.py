@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from moirai_tf.bench.trace import table
 from moirai_tf.cluster.names import short_devices
 from moirai_tf.errors import MoiraiError, near_names
-from moirai_tf.progress import Progress, StageTime, Stopwatch, note, observed, stage
+from moirai_tf.progress import Progress, StageTime, Stopwatch, note, observed, stage, time_table
 from moirai_tf.rewrite.plan import DeviceShare, PlanSummary
 from moirai_tf.rewrite.verdict import verdict
-from moirai_tf.summary import Summary, time_table
+from moirai_tf.summary import Summary
 
 GPU, OTHER = "/device:GPU:0", "/device:GPU:1"
 
@@ -81,7 +79,6 @@ def test_a_long_summary_says_how_it_came_about() -> None:
     assert told.startswith(str(SUMMARY))
     assert "bound       9.990 ms proved, gap 0.10 %" in told
     assert "note        bound: by blocks" in told
-    assert told.splitlines()[-2:] == ["where the time went  2.0 s", "import               2.0 s"]
 
 
 @pytest.mark.parametrize(
@@ -129,10 +126,11 @@ def test_stages_are_told_with_what_is_around_them() -> None:
 
 def test_times_are_shown_inside_each_other() -> None:
     times = [StageTime(path, s) for path, s in ((("a",), 3.0), (("a", "b"), 1.0), (("c",), 0.04))]
-    assert time_table(times) == ["", *table([("where the time went", "3.0 s"),
-                                            ("a", "3.0 s"), ("  b", "1.0 s")])]  # fmt: skip
-    assert re.fullmatch(r"  b +1\.0 s", time_table(times)[-1])
-    assert time_table(()) == []
+    assert time_table(times) == [
+        "where the time went      3.0 s",
+        "a                        3.0 s",
+        "  b                      1.0 s",
+    ]
 
 
 def test_a_notebook_shows_the_verdict_and_escapes_names() -> None:

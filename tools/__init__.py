@@ -5,6 +5,8 @@ import re
 import sys
 from collections.abc import Sequence
 
+from ._stderr import filter_descriptor, is_command
+
 
 def asked_verbosity(arguments: Sequence[str]) -> int | None:
     """The value of `--verbosity`, read before flags are: TensorFlow wants it before its import."""
@@ -20,6 +22,8 @@ VERBOSITY = asked_verbosity(sys.argv[1:])
 """None is quiet: no line of TensorFlow's, of this process or one that it starts; its failures are
 exceptions, and a crash still says why."""
 
+if VERBOSITY is None and is_command(sys.orig_argv):
+    filter_descriptor()
 os.environ.setdefault(
     "TF_CPP_MIN_LOG_LEVEL", "3" if VERBOSITY is None else str(min(3, max(0, -VERBOSITY)))
 )

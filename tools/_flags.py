@@ -16,7 +16,7 @@ from absl import app, flags
 
 from moirai_tf.errors import MoiraiError, file_error
 from moirai_tf.options import Option, options_of
-from moirai_tf.progress import observed
+from moirai_tf.progress import Stopwatch, observed, time_table
 
 from . import VERBOSITY
 from ._display import Display, DisplayHandler
@@ -30,6 +30,7 @@ SCHEMA_VERSION = 1
 
 _displays: list[Display] = []
 """Of the command that runs: one, or none yet."""
+_stopwatch = Stopwatch()
 VERBOSE = flags.DEFINE_bool("verbose", False, "also say how the answer came about")
 QUIET = flags.DEFINE_bool("quiet", False, "show no progress")
 JSON = flags.DEFINE_bool("json", False, "print facts for programs (JSON) instead of text")
@@ -68,7 +69,7 @@ def run(main: Callable[[], int | None], *, patient: bool = False) -> None:
         handle((signal.SIGTERM, signal.SIGHUP), _end)
         interrupted = Interrupted(display, patient=patient)
         try:
-            with display, observed(display):
+            with display, observed(display), observed(_stopwatch):
                 status = _with_libraries(main)
             return interrupted.kept(status)
         except MoiraiError as error:
@@ -91,7 +92,8 @@ def tell(text: str, facts: Mapping[str, object]) -> None:
     for display in _displays:
         display.stop()
     if not JSON.value:
-        print(text, flush=True)
+        times = ["", *time_table(_stopwatch.times)] if VERBOSE.value and _stopwatch.times else []
+        print("\n".join([text, *times]), flush=True)
         return
     from pydantic_core import to_jsonable_python
 

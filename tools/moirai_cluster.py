@@ -160,7 +160,7 @@ def _run(command: str, output: Path) -> int:
     """The status of a shell command. Ctrl-C reaches it from the terminal; the rest is passed on."""
     signal.signal(signal.SIGINT, lambda *_: None)
     environment = {**os.environ, "MOIRAI_CLUSTER": str(output)}
-    process = subprocess.Popen(command, shell=True, env=environment)
+    process = subprocess.Popen(command, shell=True, env=environment, stderr=sys.stderr)
     _flags.handle(_PASSED_ON, lambda number, _: process.send_signal(number))
     status = process.wait()
     return status if status >= 0 else 128 - status

@@ -19,7 +19,9 @@ _PLACED_DIR = flags.DEFINE_string("placed_dir", None, "the placed model; only re
 _BENCH = flags.DEFINE_string(
     "bench", None, "trace file of moirai_bench: what was measured, shown below what was planned"
 )
-_OUTPUT = flags.DEFINE_string("output", None, "HTML file to write")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "HTML file to write; if it ends in .svg, a picture of the timeline alone"
+)
 flags.mark_flags_as_required(["placed_dir", "output"])
 _flags.define(OpLibraryOptions)
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,10 @@ from moirai_tf.rewrite.kept_order import plan_order
 from moirai_tf.rewrite.make_plan import transfers_of, write_placed
 from moirai_tf.runtime.devices import full_name
 from moirai_tf.runtime.gpu_records import gpu_index
-from moirai_tf.runtime.timing import elapsed_ns, warm_up
+from moirai_tf.runtime.timing import elapsed_ns, enough, warm_up
 
+_TRACED_WARMUP = 3
+"""Traced steps that do not count: the device has run the model untraced already."""
 _KEPT = 0.5
 """Part of the traced steps that counts: those whose kernels' total is nearest the median."""
 
@@ -149,7 +152,7 @@ class _TimedModel:
             with stage("warm up"):
                 warm_up(bound, self.warmup)
             with stage("run", self.repeats) as steps:
-                return [steps.counted(elapsed_ns(bound)) for _ in range(self.repeats)]
+                return [steps.counted(elapsed_ns(bound)) for _ in enough(self.repeats)]
 
     def _traced(self, placed: Path, device: str, latencies: Sequence[int]) -> TracedLayout:
         feeds, fetches = runs_of(self.model, self.graph, self.inputs)
@@ -158,12 +161,12 @@ class _TimedModel:
         device = full_name(device)
         steps, memory, durations = [], [], []
         ops: Mapping[str, str] = {}
-        count = self.warmup + self.repeats
+        first = min(self.warmup, _TRACED_WARMUP)
         with (
             loaded(self.cluster, placed, self.graph) as opened,
-            stage("run traced", count) as counted,
+            stage("run traced", first + self.repeats) as counted,
         ):
-            for _ in range(count):
+            for _ in chain(range(first), enough(self.repeats)):
                 start = time.perf_counter_ns()
                 _, metadata = opened.run(fetches, fed, trace=True, graphs=not ops)
                 durations.append(time.perf_counter_ns() - start)
@@ -171,17 +174,17 @@ class _TimedModel:
                 steps.append(device_steps(metadata, owner, ops).get(device, DeviceStep({}, {})))
                 memory.append(allocated(metadata, device))
                 counted.advance()
-        kept = _middle_half(steps[self.warmup :])
+        kept = _middle_half(steps[first:])
         low, middle, high = np.percentile(latencies, (25, 50, 75))
         return TracedLayout(
             kernel_ns=_means([step.kernel_ns for step in kept]),
             kernels=_means([step.kernels for step in kept]),
             wait_ns=_means([step.wait_ns for step in kept]),
             latency_ns=float(middle),
-            step_ns=float(np.median(durations[self.warmup :])),
+            step_ns=float(np.median(durations[first:])),
             spread=float((high - low) / middle),
-            memory=_most(memory[self.warmup :]),
-            repeats=self.repeats,
+            memory=_most(memory[first:]),
+            repeats=len(latencies),
             stream_ns=float(np.mean([step.stream_ns for step in kept])),
             copied_ns=float(np.mean([step.copied_ns for step in kept])),
         )

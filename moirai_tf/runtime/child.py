@@ -16,11 +16,12 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from moirai_tf.errors import MoiraiError, file_error
 from moirai_tf.model.op_libraries import op_libraries
@@ -136,6 +137,34 @@ class Child:
             if killed
             else "run the original alone: if it crashes too, export it otherwise; else report it",
         )
+
+
+def at_once(calls: Sequence[Callable[[], R]]) -> list[R]:
+    """The results of calls that wait for children, made at the same time.
+
+    Raises:
+      MoiraiError: what the first of them raised that failed.
+    """
+    results: list[R | BaseException | None] = [None] * len(calls)
+
+    def call(number: int) -> None:
+        try:
+            results[number] = calls[number]()
+        except BaseException as error:  # raised again in the caller's thread
+            results[number] = error
+
+    threads = [
+        threading.Thread(target=copy_context().run, args=(call, number), daemon=True)
+        for number in range(len(calls))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast(list[R], results)
 
 
 @contextmanager

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.rewrite.plan import Plan
+from moirai_tf.verify.options import SESSION, TF2, VerifyOptions
 
 VALUE, PLACEMENT, TRANSFER, WEIGHTS, MODEL = "value", "placement", "transfer", "weights", "model"
 ORDER = "order"
@@ -132,6 +133,51 @@ class VerifyReport:
 
     def __str__(self) -> str:
         return _INDENT.join(_lines(self))
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What some loaders found."""
+
+    report: VerifyReport
+    fixes: tuple[str, ...]
+    """What helps where the original itself cannot be loaded or run."""
+
+
+def proved(options: VerifyOptions, parts: Sequence[Examined]) -> VerifyReport:
+    """What all loaders found together.
+
+    Args:
+      options: how the models were to be run.
+      parts: what the loaders found.
+
+    Raises:
+      MoiraiError: no run proved where operators run.
+    """
+    reports = [part.report for part in parts]
+    report = VerifyReport(
+        reports[0].devices,
+        tuple(parity for found in reports for parity in found.outputs),
+        tuple(proof for found in reports for proof in found.proofs),
+        tuple(dict.fromkeys(note for found in reports for note in found.notes)),
+        tuple(finding for found in reports for finding in found.findings),
+    )
+    if not report.proofs and not report.findings:
+        fixes = [fix for part in parts for fix in part.fixes]
+        raise MoiraiError(
+            f"no run could prove where operators run: {'; '.join(report.notes)}",
+            why="TensorFlow places operators elsewhere without an error",
+            fix="; ".join(_ways_out(options, fixes)),
+        )
+    return report
+
+
+def _ways_out(options: VerifyOptions, fixes: Iterable[str]) -> list[str]:
+    """What can be done when no run proved anything."""
+    ways = list(dict.fromkeys(fixes))
+    if not {TF2, SESSION} <= set(options.loaders):
+        ways.append("allow both loaders (--loaders=tf2 --loaders=session)")
+    return ways or ["export the model so that each signature is one function (tf.function)"]
 
 
 def check_report(report: VerifyReport, plan: Plan | None = None) -> None:
