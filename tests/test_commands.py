@@ -23,6 +23,7 @@ ZooDir = Callable[[str], Path]
 
 COMMANDS = (
     "optimize", "inspect", "profile", "place", "verify", "bench", "report", "strip", "remap",
+    "export_serving",
 )  # fmt: skip
 
 INSTANCE = """{"name": "fork", "source": "by hand",
@@ -75,7 +76,7 @@ def test_help_explains_the_command(command: str) -> None:
     assert f"moirai_{command} --" in done.stdout
     assert "Example:" in done.stdout
     assert "--saved_model_dir" in done.stdout or "--placed_dir" in done.stdout
-    if command not in ("verify", "bench", "report", "strip", "remap"):
+    if command not in ("verify", "bench", "report", "strip", "remap", "export_serving"):
         assert "--batch_size" in done.stdout
     if command in ("strip", "remap"):
         assert "--[no]overwrite" in done.stdout
@@ -160,6 +161,12 @@ def test_profile_optimize_verify_bench_remap_strip(zoo_dir: ZooDir, tmp_path: Pa
     assert "share its threads" in done.stdout
     assert f"trace: {trace}" in done.stdout
     assert json.loads(trace.read_text())["traceEvents"]
+
+    base = tmp_path / "models" / "voter"
+    done = run("export_serving", f"--placed_dir={placed}", f"--base_path={base}", "--version=3")
+    assert done.returncode == 0, done.stderr
+    assert f"version     {base / '3'}" in done.stdout
+    assert "batches     1, 2, 4, 8, 16, 32, 64" in done.stdout
 
     moved = tmp_path / "moved"
     swap = ("--device=/device:CPU:0=/device:CPU:1", "--device=/device:CPU:1=/device:CPU:0")
