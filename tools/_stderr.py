@@ -18,7 +18,7 @@ _NOISE = re.compile(
     rb"[IW]0000 00:00:\d+\.\d+ +\d+ \S+:\d+\] "
 )
 """Information and warnings, never errors, in the form that they have before logging is set up."""
-_COMMAND = re.compile(r"(?:^|[./])(?:moirai_[a-z]+|benchmarks\.demo)(?:\.py)?$")
+_COMMAND = re.compile(r"(?:^|[./])(?:moirai_[a-z_]+|benchmarks\.demo)(?:\.py)?$")
 
 
 def is_command(words: Sequence[str]) -> bool:
