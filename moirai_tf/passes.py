@@ -190,6 +190,7 @@ class Split(SplitOptions, Pass):
     """
 
     name: ClassVar[str] = "split"
+    chooses: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("model", "graph", "costs", "problem", "plan")
 
     def __call__(self, item: MoiraiItem) -> MoiraiItem:

@@ -201,6 +201,7 @@ def test_optimize_divides_proves_and_strips(tmp_path: Path) -> None:
         time_limit_s=3,
     )  # fmt: skip
     plan = read_plan(tmp_path / "placed")
+    assert f"batch       divided into {' + '.join(map(str, summary.shares))} rows" in str(summary)
     assert plan.edits.split is not None
     assert sum(plan.edits.split.shares) == 8
     assert summary.report is not None

@@ -26,7 +26,7 @@ from moirai_tf.verify.batches import REVERSED, interference, other_batches
 from moirai_tf.verify.cluster_run import ClusterModel
 from moirai_tf.verify.names import Names, session_names, tf2_names
 from moirai_tf.verify.options import CLUSTER, SESSION, TF2, VerifyOptions
-from moirai_tf.verify.parity import Array, compare, difference, tolerance_of
+from moirai_tf.verify.parity import Array, compare, differences, tolerance_of
 from moirai_tf.verify.partition import PartitionedGraph, device_key, local_device
 from moirai_tf.verify.placement_proof import Evidence, prove
 from moirai_tf.verify.report import (
@@ -320,7 +320,7 @@ def _examine_run(
     tolerance = 0.0 if subject.exact(loader, grappler=grappler) else subject.tolerance
     with stage("prove where it ran"):
         _prove(subject, loader, name, placed, found, grappler=grappler)
-    return list(_compare(name, original, placed, found.parities, tolerance))
+    return list(differences(name, original.outputs, placed.outputs, found.parities, tolerance))
 
 
 def _compare_batches(
@@ -330,28 +330,20 @@ def _compare_batches(
     found: _Found,
 ) -> list[Finding]:
     """Runs a model whose batch is divided with other batches; returns what values differ."""
-    edit, wrong = subject.plan.edits.split, list[Finding]()
+    edit, tolerance, wrong = subject.plan.edits.split, subject.tolerance, list[Finding]()
     if isinstance(model, ClusterModel):
         return wrong
     for name, original in found.others.get(loader, {}).items():
         placed = model.run(subject.batches[name], grappler=True, traced=False)
-        wrong += _compare(f"{loader}, {name}", original, placed, found.parities, subject.tolerance)
+        wrong += differences(
+            f"{loader}, {name}", original.outputs, placed.outputs, found.parities, tolerance
+        )
         planned = next(iter(found.originals[loader].values()))
         if edit is not None and name == REVERSED:
             wrong += interference(
                 edit, loader, planned.outputs, original.outputs, subject.tolerance
             )
     return wrong
-
-
-def _compare(
-    run: str, original: Run, placed: Run, parities: list[OutputParity], tolerance: float
-) -> Iterator[Finding]:
-    for output, value in original.outputs.items():
-        parities.append(compare(run, output, value, placed.outputs[output], tolerance))
-        finding = difference(parities[-1], placed.outputs[output])
-        if finding is not None:
-            yield finding
 
 
 def _check_repeatable(subject: _Subject, loader: str, originals: Mapping[bool, Run]) -> None:
