@@ -20,12 +20,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from tensorflow.python.framework import op_def_registry, tensor_util
+from tensorflow.python.framework import op_def_registry
 
-from moirai_tf.graph.graph import RESULT, Graph, Operator, TensorRef
+from moirai_tf.graph.graph import RESULT, Graph, Operator
 from moirai_tf.model.op_types import attr_of
-
-_FORWARDING = frozenset({"Identity", "StopGradient", "Snapshot"})
+from moirai_tf.split.constants import constant_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +122,10 @@ class View:
         Raises:
           Mixed: it is none, so what the operator does is not known.
         """
-        graph = self.graphs[0]
-        ref: TensorRef = self.operator.inputs[position]
-        while graph.operators[ref.producer].op in _FORWARDING:
-            ref = graph.operators[ref.producer].inputs[0]
-        producer = graph.operators[ref.producer]
-        if producer.op != "Const":
+        value = constant_of(self.graphs[0], self.operator.inputs[position])
+        if value is None:
             raise Mixed(f"its input {position} is no constant")
-        return np.asarray(tensor_util.MakeNdarray(producer.node.attr["value"].tensor))
+        return value
 
     def grows(self, shapes: tuple[Sequence[int], Sequence[int]]) -> list[int]:
         """The dimensions that grow with the batch."""
