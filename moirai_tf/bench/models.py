@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,15 +93,23 @@ def read_signature(original: str | Path, placed: Sequence[PlacedModel]) -> Signa
     model = unplaced(read_saved_model(original))
     graph = prune(import_graph(model, placed[0].plan.import_options()))
     for known in placed:
-        names = planned_graph(known, graph).index
-        strangers = [name for name in names if name not in known.plan.placement]
+        strangers = graph.index.keys() - _original_names(known)
         if strangers:
             raise _unfit(
-                f"the plan of {known.directory} knows nothing of operator {strangers[0]!r} of "
+                f"the plan of {known.directory} knows nothing of operator {min(strangers)!r} of "
                 f"{original}",
                 "give the model that was placed, or place this one",
             )
     return Signature(model, graph)
+
+
+def _original_names(placed: PlacedModel) -> Set[str]:
+    """The operators of the model that was placed, before its batch was divided."""
+    plan = placed.plan
+    if plan.edits.split is None:
+        return plan.placement.keys()
+    model = unplaced(read_saved_model(placed.directory))
+    return prune(import_graph(model, plan.import_options())).index.keys()
 
 
 def planned_graph(placed: PlacedModel, graph: Graph) -> Graph:

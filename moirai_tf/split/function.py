@@ -3,6 +3,8 @@
 For n rows and planned shares that add up to T, share i begins at row n * (rows before it) // T. A
 share that gets no row computes the nearest one again, and gives nothing of it to the outputs: there
 are operators that cannot run on nothing. Without rows every share has none, as before.
+
+All of it but the calls asks to be on one device: what crosses is shares, and no numbers of rows.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from typing import Any
 import numpy as np
 from tensorflow.core.framework import node_def_pb2, types_pb2
 from tensorflow.python.framework import tensor_util
+
+from moirai_tf.graph.graph import CALL_OPS
 
 SCOPE = "moirai_split"
 
@@ -198,5 +202,7 @@ class _Writer:
 
     def _node(self, op: str, name: str) -> Any:
         node = node_def_pb2.NodeDef(name=f"{SCOPE}/{name}", op=op)
+        if self.nodes and op not in CALL_OPS:
+            node.attr["_class"].list.s.append(f"loc:@{self.nodes[0].name}".encode())
         self.nodes.append(node)
         return node
