@@ -122,7 +122,7 @@ _MIXING: Mapping[str, tuple[Callable[[tf.Tensor], Any], tf.TensorSpec, str]] = {
     "training batch norm": (_training, _IMAGE, "mean and variance of the batch"),
     "sorting": (lambda x: tf.sort(x, axis=0), _ROWS, "number of rows"),
     "running sum": (lambda x: tf.cumsum(x, 0), _ROWS, "works along the rows"),
-    "softmax of the batch": (lambda x: tf.nn.softmax(x, axis=0), _ROWS, "is no constant"),
+    "softmax of the batch": (lambda x: tf.nn.softmax(x, axis=0), _ROWS, "works along the rows"),
     "Gram matrix": (lambda x: x @ tf.transpose(x), _ROWS, "each with all others"),
     "covariance": (lambda x: tf.transpose(x) @ x, _ROWS, "sums over the rows"),
     "einsum of pairs": (
