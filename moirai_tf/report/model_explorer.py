@@ -23,6 +23,7 @@ from moirai_tf.report.figures import colours
 from moirai_tf.rewrite.plan import Plan
 
 _MAIN = "main"
+_SHOWN_BYTES = 50_000
 _Place = tuple[str, str]
 """Function of the original, empty for the main graph, and node."""
 
@@ -83,6 +84,7 @@ def _more(content: Content, graph: Graph) -> dict[_Place, str]:
         weight_bytes[place] = max(weight_bytes.get(place, 0), operator.weight_bytes)
     return {
         place: (f", {milliseconds(ns)}" if ns else "")
-        + (f", {megabytes(weight_bytes[place])} of weights" if weight_bytes[place] else "")
+        + (f", {megabytes(held)} of weights" if held >= _SHOWN_BYTES else "")
         for place, ns in time_ns.items()
+        for held in [weight_bytes[place]]
     }
