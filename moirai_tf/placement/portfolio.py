@@ -17,6 +17,7 @@ from moirai_tf.placement.exact.blocks.driver import Decomposition
 from moirai_tf.placement.exact.milp.backends import solve_with_gurobi, solve_with_highs
 from moirai_tf.placement.exact.milp.driver import Milp, size
 from moirai_tf.placement.improve.local_search import LocalSearch
+from moirai_tf.placement.learned.placeto import Placeto
 from moirai_tf.placement.objective import LATENCY, MAKESPAN
 from moirai_tf.placement.prepare import compile_beside
 
@@ -87,6 +88,7 @@ STRATEGIES: dict[str, Strategy] = {
         Single(),
         *HEURISTICS,
         *PUBLISHED,
+        Placeto(),
     )
 }
 
