@@ -122,10 +122,16 @@ def summarise(item: MoiraiItem) -> Summary:
         transfers=len(moved),
         transfer_bytes=sum(transfer.nbytes for transfer in moved),
         servable=plan is not None and plan.servable,
-        messages=() if result is None else result.messages,
+        messages=(*_weightless(item), *(() if result is None else result.messages)),
         report=item.report,
         output=item.output,
     )
+
+
+def _weightless(item: MoiraiItem) -> tuple[str, ...]:
+    if item.model is None or not item.model.weightless:
+        return ()
+    return ("the model has no weights: it can be planned, and there is nothing to run or verify",)
 
 
 def _graph_lines(summary: Summary) -> list[str]:

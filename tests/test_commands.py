@@ -23,6 +23,7 @@ ZooDir = Callable[[str], Path]
 
 COMMANDS = (
     "optimize", "inspect", "profile", "place", "verify", "bench", "report", "strip", "remap",
+    "compare",
 )  # fmt: skip
 
 INSTANCE = """{"name": "fork", "source": "by hand",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -63,7 +65,7 @@ def test_groups_are_runs_of_equal_work() -> None:
     """480 operators of work 1 in a chain: 48 groups of 10, in order."""
     names = [f"o{i:03}" for i in range(480)]
     problem = problem_of(
-        dict.fromkeys(names, (1, 1)), [(a, b, 1) for a, b in zip(names, names[1:], strict=False)]
+        dict.fromkeys(names, (1, 1)), [(a, b, 1) for a, b in itertools.pairwise(names)]
     )
     assert groups_of(problem) == [list(range(i, i + 10)) for i in range(0, 480, 10)]
 

@@ -25,6 +25,8 @@ _QUICK_OPERATORS = 3_000
 """Up to so many, a sweep of local search takes about a second."""
 _BLOCKS_SHARE = 0.75
 """Of the time for decomposition, should it not end by itself."""
+_PUBLISHED_SHARE = 0.1
+"""Of the time for methods with a linear program."""
 _TINY, _TINY_SHARE = 2_000, 0.5
 """Rows of a model that is solved first, and the share of the time for it: a second, mostly, in
 which nothing has to be compiled."""
@@ -42,6 +44,10 @@ class Auto:
     def run(self, search: Search) -> None:
         """Heuristics, decomposition amid local search, exact model; says where it stopped."""
         construct_all(search)
+        if not search.closed and search.objective.latency_weight > 0:
+            with search.deadline.limited(_PUBLISHED_SHARE):
+                for method in PUBLISHED:
+                    method.construct(search)
         if not search.closed and size(search) <= _TINY:
             with search.deadline.limited(_TINY_SHARE):
                 self.exact.improve(search)

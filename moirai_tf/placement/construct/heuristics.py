@@ -73,7 +73,7 @@ PUBLISHED = (
     Constructive("m-sct", m_sct),
     Constructive("getf", getf),
 )
-"""Methods of others to compare with, which no other strategy runs."""
+"""Methods that take seconds on large problems, two of them for a linear program."""
 
 
 def construct_all(search: Search) -> None:

@@ -51,6 +51,7 @@ class Placeto:
 
     def run(self, search: Search) -> None:
         """Learns until the budget is used up."""
+        search.deadline.check()
         began_s = search.deadline.elapsed_s()
         school = _School(search.problem, search.packing, search.seed)
         best = school.playable(school.start)
