@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 COMMANDS = (
     "optimize", "inspect", "profile", "place", "verify", "bench", "report", "strip", "remap",
-    "cluster", "compare",
+    "cluster", "compare", "export_serving",
 )  # fmt: skip
 
 setup(
@@ -45,6 +45,7 @@ setup(
         "protobuf",
         "pydantic>=2.12,<3",
         "pyyaml>=6",
+        "rich>=13",
         "scipy>=1.13",
         "tensorflow>=2.18,<2.22",
         "typing-extensions>=4.10",
@@ -56,12 +57,14 @@ setup(
         "lint": ["mypy>=2.4,<3", "ruff>=0.17,<0.18", "types-PyYAML"],
         "publish": ["build>=1.2", "twine>=6"],
         "report": ["plotly>=6"],
+        "serving": ["tensorflow-serving-api>=2.18,<2.22"],
         "test": [
             "hypothesis",
             "keras-hub>=0.31,<0.33",
             "plotly>=6",
             "pytest>=9,<10",
             "pytest-xdist>=3.8",
+            "tensorflow-serving-api>=2.18,<2.22",
             "tensorflow-text>=2.18,<2.22",
         ],
     },

@@ -15,7 +15,8 @@ import reprlib
 import stat
 import types
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
 
@@ -252,3 +253,29 @@ def write_text(text: str, path: Path) -> None:
             why="the result is kept in this file",
             fix="give a path in an existing, writable directory",
         ) from error
+
+
+@contextmanager
+def whole_files(texts: Mapping[Path, str]) -> Iterator[None]:
+    """Files that all take their places when the block ends without an error, or none does.
+
+    Raises:
+      OSError: one cannot be written.
+    """
+    partial = {path: path.with_name(f".{path.name}.partial") for path in texts}
+    old = {path: path.read_bytes() for path in texts if path.is_file()}
+    done: list[Path] = []
+    try:
+        for path, text in texts.items():
+            partial[path].write_text(text, encoding="utf-8")
+        yield
+        for path in texts:
+            os.replace(partial[path], path)
+            done.append(path)
+    except BaseException:
+        for path in done:
+            path.write_bytes(old[path]) if path in old else path.unlink()
+        raise
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ ZooDir = Callable[[str], Path]
 
 COMMANDS = (
     "optimize", "inspect", "profile", "place", "verify", "bench", "report", "strip", "remap",
-    "compare",
+    "compare", "export_serving",
 )  # fmt: skip
 
 INSTANCE = """{"name": "fork", "source": "by hand",
@@ -76,7 +76,7 @@ def test_help_explains_the_command(command: str) -> None:
     assert f"moirai_{command} --" in done.stdout
     assert "Example:" in done.stdout
     assert "--saved_model_dir" in done.stdout or "--placed_dir" in done.stdout
-    if command not in ("verify", "bench", "report", "strip", "remap"):
+    if command not in ("verify", "bench", "report", "strip", "remap", "export_serving"):
         assert "--batch_size" in done.stdout
     if command in ("strip", "remap"):
         assert "--[no]overwrite" in done.stdout
@@ -147,6 +147,7 @@ def test_profile_optimize_verify_bench_remap_strip(zoo_dir: ZooDir, tmp_path: Pa
     done = run("optimize", *where, f"--costs={costs}", f"--output_dir={placed}", "--solver=heft")
     assert done.returncode == 0, done.stderr
     assert "verified    ok" in done.stdout
+    assert "where the time went" not in done.stdout
 
     done = run("verify", f"--saved_model_dir={model}", f"--placed_dir={placed}")
     assert done.returncode == 0, done.stderr
@@ -160,6 +161,12 @@ def test_profile_optimize_verify_bench_remap_strip(zoo_dir: ZooDir, tmp_path: Pa
     assert "share its threads" in done.stdout
     assert f"trace: {trace}" in done.stdout
     assert json.loads(trace.read_text())["traceEvents"]
+
+    base = tmp_path / "models" / "voter"
+    done = run("export_serving", f"--placed_dir={placed}", f"--base_path={base}", "--version=3")
+    assert done.returncode == 0, done.stderr
+    assert f"version     {base / '3'}" in done.stdout
+    assert "batches     1, 2, 4, 8, 16, 32, 64" in done.stdout
 
     moved = tmp_path / "moved"
     swap = ("--device=/device:CPU:0=/device:CPU:1", "--device=/device:CPU:1=/device:CPU:0")
@@ -185,6 +192,10 @@ def test_inspect_dumps_and_explains(zoo_dir: ZooDir) -> None:
     assert "fused operators" in done.stdout
     done = run("inspect", model, "--explain=hash_table")
     assert "GPU: no, TensorFlow has no GPU kernel for HashTableV2" in done.stdout
+    done = run("inspect", model, "--explain=hashtable3.*")
+    assert done.returncode == 1
+    assert "'hashtable3.*' is found in the name of no operator" in done.stderr
+    assert "near are 'hash_table" in done.stderr
     done = run("inspect", model, "--explain=(")
     assert done.returncode == 1
     assert "is not a regular expression" in done.stderr

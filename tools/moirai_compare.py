@@ -13,6 +13,7 @@ Example:
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -76,10 +77,16 @@ def main() -> None:
     )
     for case in _cases(output):
         blind = BLIND if _BLIND.value and case.variant == FULL else ()
-        compare(
-            case, rows, (*_METHODS.value, OURS), blind, ours, theirs, partial(print, flush=True)
-        )
+        compare(case, rows, (*_METHODS.value, OURS), blind, ours, theirs, _say)
         _write(rows, output)
+    facts = {"rows": list(rows.known.values()), "output": str(output)}
+    _flags.tell(page(rows.known) + f"\nrows, tables and figures: {output}", facts)
+
+
+def _say(line: str) -> None:
+    """Progress: every row as it is found."""
+    if not _flags.QUIET.value:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _same_settings(path: Path) -> None:
@@ -103,7 +110,7 @@ def _write(rows: Rows, output: Path) -> None:
     try:
         write_figures(rows.known, output / "figures.html")
     except ImportError:
-        print("no figures: they need plotly (extra `report`)")
+        _say("no figures: they need plotly (extra `report`)")
 
 
 def _cases(output: Path) -> Iterator[Case]:
@@ -127,7 +134,9 @@ def _problem(model: Path, cluster: str, variant: str, kept: Path) -> Problem:
         from moirai_tf.optimize import default_pipeline
         from moirai_tf.passes import Import
 
-        pipeline = default_pipeline(source="analytical", coarsen=variant != UNFUSED)
+        pipeline = default_pipeline(
+            source="analytical", profile_anyway=True, coarsen=variant != UNFUSED
+        )
         pipeline = pipeline.replaced(_flags.build(Import))
         item = pipeline.until("profile").run(MoiraiItem(model, read_cluster(cluster)))
         problem = build_problem(

@@ -53,7 +53,7 @@ def stage(output: Path, *, overwrite: bool) -> Staged:
     work = output.with_name(f"{_prefix(output)}{uuid.uuid4().hex}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(output.parent):
+        with alone(output.parent):
             _remove_abandoned(output)
             _unfinished[work] = os.getpid()
             work.mkdir()
@@ -148,8 +148,8 @@ def _prefix(output: Path) -> str:
 
 
 @contextmanager
-def _alone(parent: Path) -> Iterator[None]:
-    """Keeps other processes from looking for abandoned directories meanwhile."""
+def alone(parent: Path) -> Iterator[None]:
+    """Keeps other processes that ask for the same directory waiting meanwhile."""
     descriptor = os.open(parent, os.O_RDONLY)
     try:
         with suppress(OSError):  # some file systems have no locks
@@ -241,6 +241,8 @@ def write_saved_model(
     directory: Path,
     extra: Mapping[Path, str],
     fingerprint: bytes | None = None,
+    *,
+    copy: bool = False,
 ) -> None:
     """Writes a changed protobuf, with the files of the model it came from, into a directory.
 
@@ -253,6 +255,7 @@ def write_saved_model(
       directory: an empty directory.
       extra: relative path -> text; such files replace or, when empty, remove those of the model.
       fingerprint: what `fingerprint.pb` shall hold; made anew if None and the model has one.
+      copy: whether to copy weights too.
 
     Raises:
       MoiraiError: a link or an asset leads out of the model's directory, TensorFlow cannot
@@ -260,7 +263,7 @@ def write_saved_model(
     """
     _check_assets(model)
     try:
-        _copy_files(model, directory, extra)
+        _copy_files(model, directory, extra, copy=copy)
         _write_proto(model, proto, directory)
         if fingerprint is not None:
             (directory / FINGERPRINT).write_bytes(fingerprint)
@@ -274,12 +277,14 @@ def write_saved_model(
         ) from error
 
 
-def _copy_files(model: SavedModel, directory: Path, extra: Mapping[Path, str]) -> None:
+def _copy_files(
+    model: SavedModel, directory: Path, extra: Mapping[Path, str], *, copy: bool
+) -> None:
     """Every file but the protobuf and its fingerprint."""
     skipped = {Path(PB), Path(PBTXT), Path(FINGERPRINT), *extra}
     for relative in _files(model.path):
         if relative not in skipped:
-            place = _link if relative.parts[0] == "variables" else _copy
+            place = _link if relative.parts[0] == "variables" and not copy else _copy
             _place(model.path / relative, directory / relative, place)
     for relative, text in extra.items():
         if text:

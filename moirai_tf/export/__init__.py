@@ -1,0 +1,1 @@
+"""Placed models made ready for where they are served: TensorFlow Serving, and ONNX runtimes."""
