@@ -9,6 +9,7 @@ whole host of them can be measured on two cores.
 
     python -m benchmarks.fidelity [--models=bert,two_tower] [--clusters=equal,half,four]
         [--repeats=15] [--output=rows.json]
+    python -m benchmarks.fidelity --clusters=gpus --methods=m-etf,m-sct,getf,placeto
     python -m benchmarks.fidelity --clusters=gpu,gpus,equal_gpus,servers \
         --models=bert,gpt2,inception_v3,two_tower,ensemble,dlrm
 """
@@ -40,6 +41,7 @@ _TIME_LIMIT_S = flags.DEFINE_float("time_limit_s", 15.0, "seconds for the solver
 _VERIFY = flags.DEFINE_bool("verify", False, "prove moirai_tf's plans, which takes its time")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "rows of a request; 0: the model's own")
 _SPLIT = flags.DEFINE_enum("split", "auto", ["auto", "on", "off"], "whether batches are divided")
+_METHODS = flags.DEFINE_list("methods", [], "published methods to measure, too, such as m-sct")
 _WORK = flags.DEFINE_string("work", "", "directory that keeps the models between runs")
 _OUTPUT = flags.DEFINE_string("output", "", "file that keeps the rows (JSON)")
 
@@ -133,7 +135,7 @@ def main(_: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     settings = Settings(
         _REPEATS.value, _PROFILE_REPEATS.value, _TIME_LIMIT_S.value, _VERIFY.value,
-        _BATCH_SIZE.value, _SPLIT.value,
+        _BATCH_SIZE.value, _SPLIT.value, tuple(_METHODS.value),
     )  # fmt: skip
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as directory:
