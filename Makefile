@@ -7,7 +7,7 @@ OLDEST_READY := .venv-oldest/.ready
 # keras-hub 0.32 wants a newer TensorFlow, with which the oldest one has no other quarrel.
 OLDEST := 'tensorflow==2.18.*' 'keras-hub==0.31.0'
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: help env demo test test-slow test-oldest lint docs dist bazel clean
 
@@ -24,7 +24,7 @@ $(READY): setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[gurobi,lint,test]'
 	touch $@
 
-demo: $(READY)  ## the whole way on InceptionV3: profile, place, prove, measure
+demo: $(READY)  ## the whole way on four emulated GPUs: profile, place, prove, measure
 	$(BIN)/python -m benchmarks.demo
 
 # Two workers: TensorFlow's own threads use the rest of a machine.

@@ -45,6 +45,7 @@ setup(
         "protobuf",
         "pydantic>=2.12,<3",
         "pyyaml>=6",
+        "rich>=13",
         "scipy>=1.13",
         "tensorflow>=2.18,<2.22",
         "typing-extensions>=4.10",

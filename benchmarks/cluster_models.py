@@ -102,11 +102,15 @@ def _dlrm() -> keras.Model:
     return keras.Model(features, keras.layers.Dense(1, activation="sigmoid")(tensor))
 
 
-def _ensemble() -> keras.Model:
-    """Four convolutional nets on one image; their mean decides."""
+def ensemble(nets: int) -> Callable[[Path], None]:
+    """Builds so many convolutional nets on one image; their mean decides."""
+    return _keras_model(lambda: _ensemble(nets), 8, 64, wide=True).build
+
+
+def _ensemble(nets: int = 4) -> keras.Model:
     image = keras.Input((96, 96, 3), name="images")
     heads = []
-    for _ in range(4):
+    for _ in range(nets):
         tensor = image
         for filters in (32, 64, 128, 128):
             tensor = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(tensor)

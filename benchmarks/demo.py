@@ -1,72 +1,141 @@
-"""The demo: builds a real branching model, places it on real unequal workers, proves and times it.
+"""The demo: a model on four unequal GPUs, predicted, proved and measured in a minute or two.
 
-InceptionV3 with randomised weights, on a local cluster of TensorFlow servers that are pinned to
-cores and slowed; `make demo` runs this with everything it needs installed.
+The GPUs are emulated (docs/emulated_gpu.md): their time is a clock, so it needs no GPU, but a C
+compiler. With --workers it is InceptionV3 on TensorFlow servers that are pinned to cores and
+slowed, which are real and take longer. `make demo` runs this with everything it needs installed.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-import moirai_tf
-from moirai_tf.bench import BenchOptions, bench
-from moirai_tf.bench.local_cluster import local_cluster
-from moirai_tf.cluster import Cluster
-from tests.zoo import application
+from moirai_tf.errors import MoiraiError
+from moirai_tf.progress import stage
 from tools import _flags
 
+if TYPE_CHECKING:
+    from moirai_tf import Cluster, Summary
+    from moirai_tf.bench import BenchReport
+
 _WORK_DIR = flags.DEFINE_string("work_dir", "build/demo", "where model and output go")
+_WORKERS = flags.DEFINE_bool("workers", False, "InceptionV3 on TensorFlow servers on this CPU")
 _SHARES = flags.DEFINE_multi_float(
-    "shares", [1.0, 0.5], "share of a core that each worker gets (repeatable)"
+    "shares", [1.0, 0.5], "share of a core that each worker gets, with --workers (repeatable)"
 )
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 299, "height and width of the images")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "images of one inference")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 299, "height and width, with --workers")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "images of one inference, with --workers")
 _REPEATS = flags.DEFINE_integer("repeats", 10, "measured runs")
 
+_GPU_BATCH_SIZE = 16
+_NETS = 8
+_GPUS = "an ensemble of eight convolutional nets on four unequal GPUs, which are emulated"
+_NO_COMPILER = "no GPUs can be emulated here, so InceptionV3 is placed on two workers instead"
 _NEXT_STEPS = """
-Run it on any TensorFlow cluster whose servers have these names:
-  with moirai_tf.connect("{output}", "cluster.yaml") as model:
-      outputs = model({{name: array}})  # model.inputs says which
-
-Another cluster of your own: moirai_cluster --shares=1.0 --shares=0.5 --output=cluster.yaml
-A trace of prediction and measurement for ui.perfetto.dev: moirai_bench --trace=trace.json ..."""
+Look at it:           moirai_report --placed_dir={output} --output=report.html
+Place your own model: moirai_optimize --saved_model_dir=model
+On TensorFlow servers that are real and unequal: python -m benchmarks.demo --workers"""
 
 
 def main() -> None:
     """Builds, places, verifies, measures and prints."""
     work = Path(_WORK_DIR.value)
-    model, placed = work / "inception_v3", work / "inception_v3_placed"
-    if model.exists():
-        shutil.rmtree(model)
     work.mkdir(parents=True, exist_ok=True)
-    print(f"building InceptionV3 with randomised weights in {model}", flush=True)
-    application("InceptionV3", _IMAGE_SIZE.value).build(model)
+    if _WORKERS.value:
+        summary, report = _on_workers(work)
+    else:
+        try:
+            summary, report = _on_gpus(work)
+        except _NoCompilerError as error:
+            print(f"{_NO_COMPILER}: {error}", flush=True)
+            summary, report = _on_workers(work)
+    facts = {"summary": summary.facts, "measured": report.facts}
+    text = [summary.text(verbose=_flags.VERBOSE.value), "", str(report)]
+    _flags.tell("\n".join([*text, _NEXT_STEPS.format(output=summary.output)]), facts)
+
+
+class _NoCompilerError(Exception):
+    """The plugin that emulates GPUs cannot be compiled."""
+
+
+def _on_gpus(work: Path) -> tuple[Summary, BenchReport]:
+    """The whole way in processes that have the GPUs of the cluster file."""
+    from laboratory import emulated_gpu
+    from moirai_tf.cluster import read_cluster
+    from moirai_tf.runtime.child import Child, without_gpus
+
+    cluster = read_cluster(Path(__file__).parents[1] / "configs" / "emulated_four_gpus.yaml")
+    print(_GPUS, flush=True)
+    with stage("compile the GPUs"):
+        try:
+            environment = emulated_gpu.environment(cluster)
+        except MoiraiError as error:
+            raise _NoCompilerError(error.rule) from error
+
+    def child(purpose: str, variables: dict[str, str]) -> Child:
+        return Child(
+            purpose, timeout_s=1800.0, longer="use another machine", environment=variables
+        )  # fmt: skip
+
+    model, placed = work / "ensemble", work / "ensemble_placed"
+    with stage("build the model"):
+        child("building the model", without_gpus([])).call(_build_ensemble, model)
+    return child("the demo", environment).call(
+        _placed_and_measured, model, placed, cluster, {"batch_size": _GPU_BATCH_SIZE}, 30
+    )
+
+
+def _on_workers(work: Path) -> tuple[Summary, BenchReport]:
+    """The whole way on TensorFlow servers of this machine."""
+    from tests.zoo import application
+
+    model, placed = work / "inception_v3", work / "inception_v3_placed"
+    with stage("build the model"):
+        _fresh(model, application("InceptionV3", _IMAGE_SIZE.value).build)
     with _workers() as cluster:
-        print("profiling, placing and verifying on the workers", flush=True)
-        summary = moirai_tf.optimize(
-            model, placed, cluster, batch_size=_BATCH_SIZE.value, repeats=10, overwrite=True
-        )
-        print(summary)
-        print("measuring", flush=True)
-        options = BenchOptions(repeats=_REPEATS.value, warmup=3)
-        print(bench(model, [placed], cluster, options))
-    print(_NEXT_STEPS.format(output=summary.output))
+        options = {"batch_size": _BATCH_SIZE.value, "repeats": 10}
+        return _placed_and_measured(model, placed, cluster, options, _REPEATS.value)
+
+
+def _placed_and_measured(
+    model: Path, placed: Path, cluster: Cluster, options: dict[str, Any], repeats: int
+) -> tuple[Summary, BenchReport]:
+    import moirai_tf
+    from moirai_tf.bench import BenchOptions, bench
+
+    summary = moirai_tf.optimize(model, placed, cluster, overwrite=True, **options)
+    with stage("measure"):
+        return summary, bench(model, [placed], cluster, BenchOptions(repeats=repeats, warmup=3))
+
+
+def _build_ensemble(path: Path) -> None:
+    from benchmarks.cluster_models import ensemble
+
+    _fresh(path, ensemble(_NETS))
+
+
+def _fresh(path: Path, build: Callable[[Path], object]) -> None:
+    if path.exists():
+        shutil.rmtree(path)
+    build(path)
 
 
 @contextmanager
 def _workers() -> Iterator[Cluster]:
     """A cluster of the wanted shares; of whole cores where the system allows no quota."""
+    from moirai_tf.bench.local_cluster import local_cluster
+
     with ExitStack() as stack:
         try:
             workers = stack.enter_context(local_cluster(_SHARES.value))
-        except moirai_tf.MoiraiError as error:
-            print(f"whole cores instead of shares of them: {error.rule}")
+        except MoiraiError as error:
+            print(f"whole cores instead of shares of them: {error.rule}", flush=True)
             whole = min(len(_SHARES.value), len(os.sched_getaffinity(0)))
             workers = stack.enter_context(local_cluster([1.0] * whole))
         yield workers.cluster

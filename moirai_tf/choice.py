@@ -83,7 +83,10 @@ class Chooser:
                 best, least_ns, note = schedule, predicted_ns, reason
         if best is result.schedule:
             return result
-        return replace(result, schedule=best, status=best.status, messages=(note, *result.messages))
+        messages = (note, *result.messages)
+        return replace(
+            result, schedule=best, status=best.status, because="", messages=messages
+        )  # fmt: skip
 
     def worth_it(self, problem: Problem, result: Result) -> Result:
         """The answer, or the best single device if the predicted gain is too small."""
@@ -96,13 +99,12 @@ class Chooser:
         if several_ns <= alone_ns * (1 - least_gain):
             return result
         computed = " where costs are computed" if least_gain == COMPUTED_LEAST_GAIN else ""
-        note = (
-            f"one device is best: with several a step is predicted to take "
-            f"{milliseconds(several_ns)}, with it {milliseconds(alone_ns)}, and less than "
-            f"{least_gain:.0%} is no gain to count on{computed}"
+        because = (
+            f"with several a step is predicted to take {milliseconds(several_ns)}, with it "
+            f"{milliseconds(alone_ns)}, and less than {least_gain:.0%} is no gain to count on"
+            f"{computed}"
         )
-        messages = (note, *result.messages)
-        return replace(result, schedule=single, status=single.status, messages=messages)
+        return replace(result, schedule=single, status=single.status, because=because)
 
     def _least_gain(self, problem: Problem, *schedules: Schedule) -> float:
         """Part of a latency that a gain must be, by how well its costs are known."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +45,24 @@ def _readable(text: str) -> str:
 def _again(rule: str, why: str, fix: str) -> MoiraiError:
     """The same error in another process."""
     return MoiraiError(rule, why=why, fix=fix)
+
+
+def near_names(wanted: str, names: Iterable[str], most: int = 5) -> str:
+    """What somebody may have meant who asked for a name, or by a pattern, that is not there.
+
+    Args:
+      wanted: what was asked for.
+      names: what there is; parts of it between slashes count too.
+      most: how many are told.
+
+    Returns:
+      `'a', 'b'`, or nothing if nothing is similar.
+    """
+    known = {part: name for name in names for part in (*name.split("/"), name)}
+    plain = re.sub(r"\\.|[^\w/]", "", wanted).lower()
+    lower = {part.lower(): part for part in known}
+    found = difflib.get_close_matches(plain, lower, n=most, cutoff=0.6)
+    return ", ".join(dict.fromkeys(repr(known[lower[part]]) for part in found))
 
 
 def file_error(what: str, error: OSError) -> MoiraiError:

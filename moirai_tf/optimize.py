@@ -11,6 +11,7 @@ from moirai_tf.machine import this_machine
 from moirai_tf.model.output import discard
 from moirai_tf.passes import PASSES
 from moirai_tf.pipeline import Hook, MoiraiItem, Pass, Pipeline, configured
+from moirai_tf.progress import Stopwatch, observed, stage
 from moirai_tf.summary import Summary, summarise
 
 
@@ -68,9 +69,14 @@ def optimize(
             why="the passes of a pipeline have their options already",
             fix="make the pipeline with default_pipeline(**options), or leave it out",
         )
-    if not isinstance(cluster, Cluster):
-        cluster = this_machine() if cluster is None else read_cluster(cluster)
-    item = pipeline.run(MoiraiItem(Path(saved_model_dir), cluster), hook)
+    stopwatch = Stopwatch()
+    with observed(stopwatch):
+        if cluster is None:
+            with stage("look at this machine"):
+                cluster = this_machine()
+        elif not isinstance(cluster, Cluster):
+            cluster = read_cluster(cluster)
+        item = pipeline.run(MoiraiItem(Path(saved_model_dir), cluster), hook)
     if item.staged is not None:
         discard(item.staged)
-    return summarise(item)
+    return summarise(item, stopwatch.times)

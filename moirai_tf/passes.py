@@ -26,15 +26,16 @@ from moirai_tf.options import option
 from moirai_tf.pipeline import MoiraiItem, Pass, need
 from moirai_tf.placement import json_text, schedule_to_json, solve
 from moirai_tf.placement.objective import LATENCY
-from moirai_tf.placement.place import PlaceOptions, log_progress
+from moirai_tf.placement.place import PlaceOptions, Wishes, tell_progress
 from moirai_tf.placement.schedule import planned_orders
+from moirai_tf.progress import stage
 from moirai_tf.rewrite.directory import stage_placed, unplaced
 from moirai_tf.rewrite.kept_order import Order, plan_order
-from moirai_tf.rewrite.make_plan import make_plan
+from moirai_tf.rewrite.make_plan import make_plan, plan_of_nothing
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.summary import result_summary
 from moirai_tf.verify import VerifyOptions, verify
-from moirai_tf.wishes import limits_of
+from moirai_tf.wishes import limits_of, only_device
 
 AUTO, PLANNED, RUNTIME = "auto", "planned", "runtime"
 
@@ -83,10 +84,36 @@ class Fuse(FuseOptions, Pass):
 
 
 @dataclass(frozen=True)
+class Alone(Wishes, Pass):
+    """Sees whether there is a choice: where one device alone can work, nothing is measured.
+
+    The model then comes out as it was, with a plan that places nothing.
+    """
+
+    name: ClassVar[str] = "alone"
+    requires: ClassVar[tuple[str, ...]] = ("graph", "coarse")
+
+    profile_anyway: bool = option(
+        False, "measure and place also where one device alone can run the model"
+    )
+
+    def __call__(self, item: MoiraiItem) -> MoiraiItem:
+        """Fills in `alone` and `plan` if there is no choice."""
+        wishes = (self.pin, self.forbid, self.memory_limit)
+        if self.profile_anyway or any(wishes):
+            return item
+        alone = only_device(need(item.coarse), item.cluster)
+        if not alone:
+            return item
+        return replace(item, alone=alone, plan=plan_of_nothing(need(item.graph), item.cluster))
+
+
+@dataclass(frozen=True)
 class Profile(ProfileOptions, Pass):
     """Finds what every operator costs on every device: measured, computed, or from a file."""
 
     name: ClassVar[str] = "profile"
+    chooses: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("model", "coarse")
 
     def precheck(self, item: MoiraiItem) -> None:
@@ -105,6 +132,7 @@ class Place(PlaceOptions, Pass):
     """Decides which device runs which operator, and proves how good that is."""
 
     name: ClassVar[str] = "place"
+    chooses: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("coarse", "expansion", "costs")
 
     def __call__(self, item: MoiraiItem) -> MoiraiItem:
@@ -121,12 +149,14 @@ class Place(PlaceOptions, Pass):
         limits = limits_of(coarse, item.cluster, problem, self.pin)
         if self.objective == LATENCY:
             share, other_share = chooser.shares_of_time
-            problem, result = self._within(share).solve(problem, limits=limits)
-            result = chooser.fastest(
-                problem,
-                result,
-                lambda other: solve(other, self._within(other_share), log_progress),
-            )
+            with stage("search for the fastest schedule"):
+                problem, result = self._within(share).solve(problem, limits=limits)
+            with stage("compare with schedules that move less"):
+                result = chooser.fastest(
+                    problem,
+                    result,
+                    lambda other: solve(other, self._within(other_share), tell_progress),
+                )
             result = chooser.worth_it(problem, result)
         else:
             problem, result = self.solve(problem, limits=limits)
@@ -188,6 +218,8 @@ class Rewrite(Pass):
           MoiraiError: the planned order is asked for, but nothing planned one.
         """
         schedule = None if item.result is None else item.result.schedule
+        if item.alone:
+            return None
         if self.order == PLANNED and (schedule is None or item.coarse is None):
             raise MoiraiError(
                 "order is 'planned', but no pass before this one made a schedule",
@@ -231,7 +263,7 @@ class Publish(Pass):
         return replace(item, output=publish(need(item.staged)), staged=None)
 
 
-PASSES = (Import, Prune, Fuse, Profile, Place, Rewrite, Verify, Publish)
+PASSES = (Import, Prune, Fuse, Alone, Profile, Place, Rewrite, Verify, Publish)
 
 
 def _promised(plan: Plan, order: Order | None) -> Plan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from moirai_tf.errors import MoiraiError, file_errors
 from moirai_tf.options import check_options, options_of
+from moirai_tf.progress import stage
 
 if TYPE_CHECKING:
     from moirai_tf.cluster import Cluster
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from moirai_tf.verify import VerifyReport
 
 T = TypeVar("T")
-_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class MoiraiItem:
     coarse: CoarseGraph | None = None
     expansion: Expansion | None = None
     costs: CostTable | None = None
+    alone: str = ""
+    """The device that alone can work, and why, if there is nothing to choose; else empty."""
     problem: Problem | None = None
     result: Result | None = None
     plan: Plan | None = None
@@ -60,6 +61,8 @@ class Pass(ABC):
     name: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ()
     """Fields of the item that must be there."""
+    chooses: ClassVar[bool] = False
+    """Whether the pass is for choosing among devices, and is left out where one is alone."""
 
     def precheck(self, item: MoiraiItem) -> None:  # noqa: B027  most passes have nothing to check
         """Refuses, before any pass runs, what is bound to fail later."""
@@ -107,9 +110,10 @@ class Pipeline:
 
     @staticmethod
     def _step(step: Pass, item: MoiraiItem, hook: Hook | None) -> MoiraiItem:
+        if step.chooses and item.alone:
+            return item
         _check_requirements(step, item)
-        _LOGGER.info("pass %s", step.name)
-        with file_errors(f"pass {step.name!r} cannot use a file"):
+        with stage(step.name), file_errors(f"pass {step.name!r} cannot use a file"):
             item = step(item)
         item = replace(item, options={**item.options, step.name: pass_options(step)})
         return (hook(step, item) if hook is not None else None) or item

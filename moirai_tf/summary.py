@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from moirai_tf.bench.trace import table
+from moirai_tf.cluster.names import short_devices
 from moirai_tf.cluster.units import megabytes, milliseconds
 from moirai_tf.cost.predict import Prediction
+from moirai_tf.errors import MoiraiError
 from moirai_tf.pipeline import MoiraiItem, need
 from moirai_tf.placement import Problem, Result
 from moirai_tf.placement.objective import LATENCY
+from moirai_tf.progress import StageTime
+from moirai_tf.report import content_of, write_report
 from moirai_tf.rewrite.plan import DeviceShare, PlanSummary
+from moirai_tf.rewrite.verdict import verdict
 from moirai_tf.verify import VerifyReport
 
 
@@ -73,6 +80,8 @@ class Summary:
     fused_operators: int | None
     placed: PlanSummary | None
     """Devices, times, bound and best single device."""
+    because: str
+    """Why one device is best, if it is."""
     capacities: Mapping[str, int | None]
     """Device -> memory in bytes that could be used, None if unlimited."""
     transfers: int
@@ -80,35 +89,74 @@ class Summary:
     servable: bool
     """Whether TensorFlow Serving can run the output; what uses other servers it cannot."""
     messages: tuple[str, ...]
+    """How the solver came to schedule and bound."""
     report: VerifyReport | None
     output: Path | None
+    times: tuple[StageTime, ...] = ()
+    """Where the time went."""
 
     @property
     def used(self) -> tuple[str, ...]:
         """Devices that run more than the client's feeds and fetches."""
         return () if self.placed is None else self.placed.used
 
+    @property
+    def verdict(self) -> str:
+        """The answer in one sentence."""
+        if self.placed is not None:
+            return verdict(self.placed, self.because)
+        if self.because:
+            return f"one device is best: {self.because}"
+        return "nothing was placed: the pipeline ends before that"
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What the text says, for programs."""
+        return {
+            "verdict": self.verdict,
+            "used": self.used,
+            **{field.name: getattr(self, field.name) for field in fields(self)},
+        }
+
+    def write_report(self, path: str | Path) -> None:
+        """Writes the page that `moirai_report` makes of the output.
+
+        Raises:
+          MoiraiError: there is no output, nothing was placed in it, or plotly is not installed.
+        """
+        if self.output is None:
+            raise MoiraiError(
+                "there is no output to report on",
+                why="a report is about a placed model",
+                fix="let the pipeline end with Publish",
+            )
+        write_report(content_of(self.output), path)
+
+    def _repr_html_(self) -> str:
+        """How notebooks show it."""
+        first, _, rest = self.text().partition("\n")
+        return f"<p><strong>{html.escape(first)}</strong></p><pre>{html.escape(rest.strip())}</pre>"
+
     def __str__(self) -> str:
-        lines = [
-            *_graph_lines(self),
-            *(() if self.placed is None else _placed_lines(self, self.placed)),
-            *(f"note        {message}" for message in self.messages),
-        ]
-        if self.placed is not None and len(self.placed.used) == 1:
-            lines.append(_one_device(self.placed, self.placed.used[0]))
-        if self.report is not None:
-            lines.append(f"verified    {self.report}")
-        if self.output is not None:
-            lines.append(f"output      {self.output}")
-            if not self.servable:
-                lines.append(
-                    "run it      with moirai_tf.connect(output, cluster); TensorFlow Serving "
-                    "cannot: it has no session on other servers"
-                )
+        return self.text()
+
+    def text(self, *, verbose: bool = False) -> str:
+        """The verdict, a table, and where to look.
+
+        Args:
+          verbose: also how the answer came about; `time_table` of `times` says where the time went.
+        """
+        lines = [self.verdict, ""]
+        if self.placed is not None:
+            lines += [*_device_table(self, self.placed), "", *_latency_lines(self, self.placed)]
+        lines += _where_lines(self, verbose=verbose)
+        if verbose:
+            lines += [] if self.placed is None else _proof_lines(self.placed)
+            lines += [f"note        {message}" for message in self.messages]
         return "\n".join(lines)
 
 
-def summarise(item: MoiraiItem) -> Summary:
+def summarise(item: MoiraiItem, times: tuple[StageTime, ...] = ()) -> Summary:
     """The summary of an item that went through a pipeline, or part of one."""
     plan, result, problem = item.plan, item.result, item.problem
     moved = () if plan is None else plan.transfers
@@ -118,6 +166,7 @@ def summarise(item: MoiraiItem) -> Summary:
         operators=None if item.graph is None else len(item.graph),
         fused_operators=None if item.coarse is None else len(item.coarse),
         placed=None if plan is None else plan.summary,
+        because=item.alone if result is None else result.because,
         capacities={} if problem is None else {d.name: d.memory_bytes for d in problem.devices},
         transfers=len(moved),
         transfer_bytes=sum(transfer.nbytes for transfer in moved),
@@ -125,44 +174,23 @@ def summarise(item: MoiraiItem) -> Summary:
         messages=() if result is None else result.messages,
         report=item.report,
         output=item.output,
+        times=times,
     )
 
 
-def _graph_lines(summary: Summary) -> list[str]:
-    lines = [f"model       {summary.source}"]
-    if summary.operators is not None:
-        lines[0] += f", signature {summary.signature!r}"
-        fused = summary.fused_operators
-        after = "" if fused is None else f" -> {fused} after fusion"
-        lines.append(f"operators   {summary.operators}{after}")
-    return lines
-
-
-def _one_device(placed: PlanSummary, used: str) -> str:
-    """Who does the work, and what is elsewhere all the same, as the table shows it."""
-    best = "One device is best: " if used == placed.single_device else ""
-    idle = {name: share.operators for name, share in placed.devices.items() if name != used}
-    others = [f"{count} on {name}" for name, count in idle.items() if count]
-    if not others:
-        return f"{best}everything runs on {used}."
-    return (
-        f"{best}all work is on {used}; feeds, fetches and what takes no time: {', '.join(others)}."
-    )
-
-
-def _device_lines(summary: Summary, placed: PlanSummary) -> list[str]:
-    width = max(len(name) for name in placed.devices)
-    lines = []
+def _device_table(summary: Summary, placed: PlanSummary) -> list[str]:
+    short = short_devices(placed.devices)
+    rows = [("device", "fused operators", "computes", "memory", "of")]
     for name, share in placed.devices.items():
         capacity = summary.capacities.get(name)
-        of = "" if capacity is None else f" of {megabytes(capacity)}"
-        alive = placed.peak_bytes.get(name)
-        peak = "" if alive is None else f", {megabytes(alive)} at a time"
-        lines.append(
-            f"{name:<{width}}  {share.operators:>5} fused operators  "
-            f"{milliseconds(share.compute_ns):>12}  {megabytes(share.memory_bytes):>10}{of}{peak}"
-        )
-    return lines
+        rows.append((
+            short[name],
+            str(share.operators),
+            milliseconds(share.compute_ns),
+            megabytes(placed.peak_bytes.get(name, share.memory_bytes)),
+            "" if capacity is None else megabytes(capacity),
+        ))  # fmt: skip
+    return table(rows)
 
 
 def _computed(placed: PlanSummary, devices: Sequence[str]) -> str:
@@ -170,23 +198,49 @@ def _computed(placed: PlanSummary, devices: Sequence[str]) -> str:
     return " (computed, not measured)" if set(devices) & set(placed.computed) else ""
 
 
-def _placed_lines(summary: Summary, placed: PlanSummary) -> list[str]:
+def _latency_lines(summary: Summary, placed: PlanSummary) -> Iterator[str]:
+    moved = f"; {_count(summary.transfers, 'transfer')}, {megabytes(summary.transfer_bytes)}"
+    yield (
+        f"predicted   {milliseconds(placed.predicted_ns)}{_computed(placed, placed.used)}"
+        f"{moved if summary.transfers else ''}"
+    )
+    single, alone_ns = placed.single_device, placed.single_device_predicted_ns
+    if single is None or alone_ns is None:
+        yield "one device  none can run the model alone"
+    elif placed.used != (single,):
+        name = short_devices(placed.devices)[single]
+        yield f"one device  {milliseconds(alone_ns)}{_computed(placed, [single])} on {name}"
+
+
+def _where_lines(summary: Summary, *, verbose: bool) -> Iterator[str]:
+    report = summary.report
+    if report is not None:
+        yield f"verified    {report if verbose else report.short}"
+    fused, counted = summary.fused_operators, ""
+    if summary.operators is not None:
+        after = "" if fused is None else f", {fused} after fusion"
+        counted = f", signature {summary.signature!r}: {summary.operators} operators{after}"
+    yield f"model       {summary.source}{counted}"
+    if summary.output is None:
+        return
+    yield f"output      {summary.output}"
+    if not summary.servable:
+        yield (
+            "run it      with moirai_tf.connect(output, cluster); TensorFlow Serving "
+            "cannot: it has no session on other servers"
+        )
+    if summary.placed is not None:
+        yield f"look at it  moirai_report --placed_dir={summary.output} --output=report.html"
+
+
+def _proof_lines(placed: PlanSummary) -> list[str]:
     status = f" ({placed.status})" if placed.objective == LATENCY else ""
-    lines = [
-        *_device_lines(summary, placed),
-        f"transfers   {summary.transfers} ({megabytes(summary.transfer_bytes)})",
-        f"latency     {milliseconds(placed.predicted_ns)} predicted"
-        f"{_computed(placed, placed.used)}, of which "
+    return [
+        f"schedule    {milliseconds(placed.latency_ns)} of operators and transfers{status}, and "
         f"{milliseconds(placed.step_ns)} per step whatever runs",
-        f"schedule    {milliseconds(placed.latency_ns)} of operators and transfers{status}",
         f"bound       {milliseconds(placed.lower_bound_ns)} proved, gap {100 * placed.gap:.2f} %",
     ]
-    alone_ns = placed.single_device_predicted_ns
-    if placed.single_device is None or alone_ns is None:
-        return [*lines, "best single device: none can run the model alone"]
-    ratio = alone_ns / max(1, placed.predicted_ns)
-    return [
-        *lines,
-        f"best single device {placed.single_device}: {milliseconds(alone_ns)}"
-        f"{_computed(placed, [placed.single_device])}, {ratio:.2f} x the predicted latency",
-    ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from moirai_tf.cluster import Cluster
+from moirai_tf.cluster.names import short_devices
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.graph.graph import CLIENT_OPS
 from moirai_tf.placement import Problem
 from moirai_tf.placement.constraints import Limit, pinned
+from moirai_tf.runtime.devices import local_devices
 
 
 def limits_of(
@@ -27,6 +29,50 @@ def limits_of(
     """
     held = [limit for pin in pins for limit in _pinned(coarse, problem, pin)]
     return [*_natural(coarse, cluster), *held]
+
+
+def only_device(coarse: CoarseGraph, cluster: Cluster) -> str:
+    """The device that alone can run the model as it is, and why; empty if there is a choice.
+
+    That is a CPU of this process, with room for the model, where nothing else has a kernel for any
+    operator that computes, and where the model asks for nothing else.
+    """
+    (client,) = (device for device in cluster.devices if device.name == cluster.client)
+    asked = {operator.node.device for operator in coarse.fine.operators}
+    here = {device.name for device in local_devices() if device.type != "CPU"}
+    if not client.local or client.type != "CPU" or here - _names(cluster):
+        return ""
+    if any(device and not device.lower().endswith("cpu:0") for device in asked):
+        return ""
+    if client.memory_bytes is not None and _needed_bytes(coarse) > client.memory_bytes:
+        return ""
+    name = short_devices(_names(cluster))[client.name]
+    others = [device for device in cluster.devices if device.name != client.name]
+    if not others:
+        return f"{name}, the only one there is; nothing was measured"
+    able = {
+        device_type
+        for operator in coarse.fine.operators
+        if operator.op not in CLIENT_OPS | _MERE
+        for device_type in operator.device_types
+    }
+    if able & {device.type for device in others}:
+        return ""
+    return f"{name}, the only one that has kernels for what computes; nothing was measured"
+
+
+_MERE = frozenset({"Const", "Identity", "NoOp"})
+"""Operators that are nothing to have a device for."""
+
+
+def _names(cluster: Cluster) -> set[str]:
+    return {device.name for device in cluster.devices}
+
+
+def _needed_bytes(coarse: CoarseGraph) -> int:
+    """Weights, and all outputs of a step at once."""
+    operators = coarse.fine.operators
+    return sum(o.weight_bytes + sum(spec.nbytes for spec in o.outputs) for o in operators)
 
 
 def _natural(coarse: CoarseGraph, cluster: Cluster) -> Iterator[Limit]:

@@ -99,6 +99,6 @@ def test_a_worker_that_costs_more_than_it_gains_is_left_out(chain, coarse, probl
     chooser = Chooser(coarse, table_of(chain, step=StepCost(0, {GPU: 5})), CPU)
     kept = chooser.worth_it(problem, first)
     assert set(kept.schedule.assignment) == {0}
-    assert kept.messages[0].startswith("one device is best")
+    assert kept.because.startswith("with several a step is predicted to take")
     free = Chooser(coarse, table_of(chain), CPU)
     assert free.worth_it(problem, first) is first

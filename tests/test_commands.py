@@ -147,6 +147,7 @@ def test_profile_optimize_verify_bench_remap_strip(zoo_dir: ZooDir, tmp_path: Pa
     done = run("optimize", *where, f"--costs={costs}", f"--output_dir={placed}", "--solver=heft")
     assert done.returncode == 0, done.stderr
     assert "verified    ok" in done.stdout
+    assert "where the time went" not in done.stdout
 
     done = run("verify", f"--saved_model_dir={model}", f"--placed_dir={placed}")
     assert done.returncode == 0, done.stderr
@@ -197,6 +198,10 @@ def test_inspect_dumps_and_explains(zoo_dir: ZooDir) -> None:
     assert "fused operators" in done.stdout
     done = run("inspect", model, "--explain=hash_table")
     assert "GPU: no, TensorFlow has no GPU kernel for HashTableV2" in done.stdout
+    done = run("inspect", model, "--explain=hashtable3.*")
+    assert done.returncode == 1
+    assert "'hashtable3.*' is found in the name of no operator" in done.stderr
+    assert "near are 'hash_table" in done.stderr
     done = run("inspect", model, "--explain=(")
     assert done.returncode == 1
     assert "is not a regular expression" in done.stderr

@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import tensorflow as tf
 
 import moirai_tf
 from moirai_tf import MoiraiError, MoiraiItem, Pass, Pipeline
+from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.options import options_of
 from moirai_tf.passes import PASSES
+from moirai_tf.report import content_of
+from tests.cost_cases import saved
 from tests.scatter import Scatter, logical_cluster, scatter_pipeline
 from tests.zoo import ZOO
 
+ROOT = Path(__file__).parents[1]
 ZooDir = Callable[[str], Path]
 
 
@@ -144,8 +149,11 @@ def test_part_of_a_pipeline_gives_what_there_is(zoo_dir: ZooDir, tmp_path: Path)
     assert fused.operators
     assert fused.fused_operators < fused.operators <= imported.operators
     assert (fused.placed, fused.output, fused.report, fused.used) == (None, None, None, ())
-    assert str(fused).splitlines()[1:] == [
-        f"operators   {fused.operators} -> {fused.fused_operators} after fusion"
+    assert str(fused).splitlines() == [
+        "nothing was placed: the pipeline ends before that",
+        "",
+        f"model       {model}, signature 'serving_default': {fused.operators} operators, "
+        f"{fused.fused_operators} after fusion",
     ]
 
 
@@ -154,5 +162,61 @@ def test_a_pipeline_that_does_not_publish_leaves_nothing(zoo_dir: ZooDir, tmp_pa
     summary = moirai_tf.optimize(zoo_dir("lstm"), cluster=logical_cluster(2), pipeline=pipeline)
     assert summary.placed is not None
     assert summary.output is None
-    assert "\nschedule " in str(summary)
+    assert "\npredicted " in str(summary)
     assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]
+
+
+def one_cpu() -> moirai_tf.Cluster:
+    return moirai_tf.Cluster("one", logical_cluster(2).devices[:1], ())
+
+
+def test_one_device_alone_is_said_before_anything_is_measured(
+    zoo_dir: ZooDir, tmp_path: Path
+) -> None:
+    """The model comes out as it was, and the plan says so; on wish it is measured and placed."""
+    seen: list[str] = []
+    source, output = zoo_dir("lstm"), tmp_path / "out"
+    summary = moirai_tf.optimize(source, output, one_cpu(), hook=lambda s, _: seen.append(s.name))
+    assert seen == ["import", "prune", "fuse", "alone", "rewrite", "verify", "publish"]
+    assert summary.verdict == (
+        "one device is best: CPU:0, the only one there is; nothing was measured"
+    )
+    assert summary.report is not None
+    assert summary.report.ok
+    assert "ok: nothing was placed, and the model is the original" in str(summary)
+    before, after = (read_saved_model(path).proto for path in (source, output))
+    assert before == after
+    plan = moirai_tf.read_plan(output)
+    assert (plan.placement, plan.transfers, plan.summary) == ({}, (), None)
+    assert moirai_tf.load(output).signatures
+    with pytest.raises(MoiraiError, match=r"(?s)nothing was placed in .*profile_anyway"):
+        content_of(output)
+    moirai_tf.strip(output, tmp_path / "stripped")
+    assert not (tmp_path / "stripped" / "assets.extra").exists()
+    placed = moirai_tf.optimize(
+        source, tmp_path / "two", one_cpu(), source="analytical", profile_anyway=True, verify=False
+    )
+    assert placed.placed is not None
+
+
+def test_a_change_to_a_model_that_is_not_placed_is_found(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    moirai_tf.optimize(zoo_dir("lstm"), tmp_path / "out", one_cpu())
+    with pytest.raises(MoiraiError, match="is not what its plan says"):
+        moirai_tf.verify(zoo_dir("mlp"), tmp_path / "out")
+
+
+def test_what_no_other_device_can_run_leaves_no_choice(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    """Strings have kernels for CPUs alone; a matrix product has one for GPUs."""
+
+    @tf.function(input_signature=[tf.TensorSpec([4], tf.string, "x")])
+    def shout(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": tf.strings.upper(tf.strings.strip(x))}
+
+    strings = saved(shout, tmp_path / "strings").path
+    cluster = moirai_tf.read_cluster(ROOT / "configs" / "cpu_gpu.yaml")
+    alone = moirai_tf.default_pipeline().until("alone")
+    said = "CPU:0, the only one that has kernels for what computes; nothing was measured"
+    assert alone.run(MoiraiItem(strings, cluster)).alone == said
+    assert alone.run(MoiraiItem(zoo_dir("mlp"), cluster)).alone == ""
+    limited = moirai_tf.default_pipeline(memory_limit=("/device:CPU:0=1",)).until("alone")
+    assert limited.run(MoiraiItem(zoo_dir("mlp"), one_cpu())).alone == ""

@@ -68,7 +68,8 @@ def test_one_device_where_a_step_with_two_costs_too_much(item):
     summary = placed.plan.summary
     assert summary.latency_ns == summary.single_device_ns
     assert summary.predicted_ns == summary.single_device_predicted_ns
-    assert placed.result.messages[0].startswith("one device is best: with several a step is pred")
+    assert placed.result.because.startswith("with several a step is predicted to take ")
+    assert "one device is best: CPU:0, because with several a step is" in summarise(placed).verdict
     assert summary.lower_bound_ns < summary.latency_ns
     assert summary.status == "feasible"
 
@@ -95,7 +96,7 @@ def test_computed_costs_need_a_larger_gain(item):
     assert used(placed_with(item, step)) == {FIRST, SECOND}
     little = placed_with(item, step, "analytical")
     assert used(little) == {FIRST}
-    assert little.result.messages[0].endswith("30% is no gain to count on where costs are computed")
+    assert little.result.because.endswith("30% is no gain to count on where costs are computed")
 
 
 @pytest.mark.parametrize(("order", "played"), [("planned", "latency_ns"), ("runtime", "queued_ns")])
@@ -105,8 +106,9 @@ def test_the_promise_is_that_of_the_order(model, tmp_path, order, played):
     ).without("verify")
     done = pipeline.run(MoiraiItem(model.path, logical_cluster(2)))
     text = str(summarise(done))
-    assert "predicted (computed, not measured), of which" in text
-    assert "ms (computed, not measured), " in text.partition("best single device")[2]
+    assert "x faster than the best single device CPU:0; 2 devices used; from computed costs" in text
+    assert "ms (computed, not measured); " in text.partition("\npredicted ")[2]
+    assert "ms (computed, not measured) on CPU:0" in text.partition("\none device ")[2]
     summary = read_plan(tmp_path / "placed").summary
     assert summary.predicted_ns == getattr(summary, played) + summary.step_ns
     assert (summary.order is not None) == (order == "planned")

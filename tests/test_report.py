@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -17,8 +18,8 @@ from moirai_tf.bench.timeline import Timeline
 from moirai_tf.bench.trace import Trace, read_measured, write_trace
 from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, FusedOperator
 from moirai_tf.graph.graph import Graph, TensorRef
+from moirai_tf.graph.names import short_names
 from moirai_tf.report import content_of, page_of, write_report
-from moirai_tf.report.content import short_names
 from moirai_tf.report.critical import Step, critical_path
 from moirai_tf.rewrite.plan_file import (
     PlannedSchedule,
@@ -167,6 +168,18 @@ def test_without_plotly_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(MoiraiError, match=r"moirai_tf\[report\]"):
         page_of(content_of(placed))
+
+
+def test_the_timeline_alone_is_a_picture(placed: Path, tmp_path: Path) -> None:
+    """A bar for every operator that takes time, and for every transfer."""
+    content = content_of(placed)
+    write_report(content, tmp_path / "timeline.svg")
+    root = ElementTree.parse(tmp_path / "timeline.svg").getroot()
+    tag = "{http://www.w3.org/2000/svg}"
+    moved = [move for move in content.planned.moves if move.span and move.span.duration_ns]
+    busy = [span for span in content.planned.spans if span.duration_ns]
+    assert len(root.findall(f"{tag}rect")) == len(busy) + len(moved) > 0
+    assert {"CPU:1", "0 ms"} <= {text.text for text in root.findall(f"{tag}text")}
 
 
 @pytest.mark.slow

@@ -1,6 +1,29 @@
 """Command-line programs of moirai_tf (absl flags); installed as `moirai_*` commands."""
 
 import os
+import re
+import sys
+from collections.abc import Sequence
 
-# Before TensorFlow is imported: its start-up notes would drown what a command has to say.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from ._stderr import filter_descriptor, is_command
+
+
+def asked_verbosity(arguments: Sequence[str]) -> int | None:
+    """The value of `--verbosity`, read before flags are: TensorFlow wants it before its import."""
+    for argument, value in zip(arguments, (*arguments[1:], ""), strict=False):
+        name, separator, after = argument.partition("=")
+        if name in ("--verbosity", "-verbosity", "--v", "-v"):
+            text = after if separator else value
+            return int(text) if re.fullmatch(r"-?\d+", text) else None
+    return None
+
+
+VERBOSITY = asked_verbosity(sys.argv[1:])
+"""None is quiet: no line of TensorFlow's, of this process or one that it starts; its failures are
+exceptions, and a crash still says why."""
+
+if VERBOSITY is None and is_command(sys.orig_argv):
+    filter_descriptor()
+os.environ.setdefault(
+    "TF_CPP_MIN_LOG_LEVEL", "3" if VERBOSITY is None else str(min(3, max(0, -VERBOSITY)))
+)

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import sys
 import types
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from absl import app, flags
 
 from moirai_tf.errors import MoiraiError, file_error
 from moirai_tf.options import Option, options_of
+from moirai_tf.progress import Stopwatch, observed, time_table
+
+from . import VERBOSITY
+from ._display import Display, DisplayHandler
+from ._interrupt import Interrupted
 
 T = TypeVar("T")
+DONE, REFUSED, WRONG = 0, 1, 2
+"""Exit statuses; a signal's is 128 and its number."""
+SCHEMA_VERSION = 1
+"""Of what --json prints; it changes when a fact is renamed or goes."""
+
+_displays: list[Display] = []
+"""Of the command that runs: one, or none yet."""
+_stopwatch = Stopwatch()
+VERBOSE = flags.DEFINE_bool("verbose", False, "also say how the answer came about")
+QUIET = flags.DEFINE_bool("quiet", False, "show no progress")
+JSON = flags.DEFINE_bool("json", False, "print facts for programs (JSON) instead of text")
 
 
 def define(*classes: type) -> None:
@@ -32,33 +51,95 @@ def build(cls: type[T]) -> T:
     return cls(**{known.name: _value(known) for known in options_of(cls)})
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Runs a command: exit status 0 when done, 1 with the error's text when a rule was broken."""
+def run(main: Callable[[], int | None], *, patient: bool = False) -> None:
+    """Runs a command; docs/commands.md says with what exit status it ends.
 
+    Args:
+      main: the command; it ends with `tell`.
+      patient: whether Ctrl-C may take more than two seconds, since the command handles it itself.
+    """
     _describe(sys.modules[main.__module__])
+    display = Display(quiet=_asked_for("quiet"))
+    _displays.append(display)
 
     def guarded(argv: list[str]) -> int:
         if len(argv) > 1:
-            raise app.UsageError(f"unexpected argument {argv[1]!r}; every input has a flag")
-        _show_progress()
+            return _wrong(f"unexpected argument {argv[1]!r}", "every input has a flag")
+        _log_to(display)
         handle((signal.SIGTERM, signal.SIGHUP), _end)
+        interrupted = Interrupted(display, patient=patient)
         try:
-            if "op_library" in flags.FLAGS and flags.FLAGS["op_library"].value:
-                from moirai_tf.model.op_libraries import load_op_libraries  # TensorFlow with it
-
-                load_op_libraries(flags.FLAGS["op_library"].value)
-            return main() or 0
+            with display, observed(display), observed(_stopwatch):
+                status = _with_libraries(main)
+            return interrupted.kept(status)
         except MoiraiError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+            return _refused(display, error)
         except OSError as error:
-            print(f"error: {file_error('a file cannot be used', error)}", file=sys.stderr)
-            return 1
+            return _refused(display, file_error("a file cannot be used", error))
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return 128 + signal.SIGINT
+            return interrupted.told()
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parsed)
+
+
+def tell(text: str, facts: Mapping[str, object]) -> None:
+    """What a command has to say: as text, or with --json the same facts for programs.
+
+    Args:
+      text: for people.
+      facts: name -> value; dataclasses, paths and mappings may be in them.
+    """
+    for display in _displays:
+        display.stop()
+    if not JSON.value:
+        times = ["", *time_table(_stopwatch.times)] if VERBOSE.value and _stopwatch.times else []
+        print("\n".join([text, *times]), flush=True)
+        return
+    from pydantic_core import to_jsonable_python
+
+    told = {"schema_version": SCHEMA_VERSION, "command": _command(), **facts}
+    print(json.dumps(to_jsonable_python(told, inf_nan_mode="strings"), indent=2), flush=True)
+
+
+def _with_libraries(main: Callable[[], int | None]) -> int:
+    """Runs the command with the op libraries that were asked for."""
+    if "op_library" in flags.FLAGS and flags.FLAGS["op_library"].value:
+        from moirai_tf.model.op_libraries import load_op_libraries  # TensorFlow with it
+
+        load_op_libraries(flags.FLAGS["op_library"].value)
+    return main() or DONE
+
+
+def _refused(display: Display, error: MoiraiError) -> int:
+    display.stop()
+    print(f"error: {error}", file=sys.stderr)
+    if JSON.value:
+        tell("", {"error": {"rule": error.rule, "why": error.why, "fix": error.fix}})
+    return REFUSED
+
+
+def _parsed(argv: Sequence[str]) -> list[str]:
+    """Arguments without flags; ends the process where they are wrong, or ask for help."""
+    try:
+        return list(flags.FLAGS(argv))
+    except flags.Error as error:
+        raise SystemExit(_wrong(str(error), "--help lists the flags")) from error
+    except SystemExit:  # absl's status after --help is 1
+        raise SystemExit(DONE) from None
+
+
+def _wrong(what: str, fix: str) -> int:
+    print(f"error: {what}\n  fix: {fix}", file=sys.stderr)
+    return WRONG
+
+
+def _asked_for(name: str) -> bool:
+    """Whether a switch is on the command line; before flags are parsed."""
+    return f"--{name}" in sys.argv or f"--{name}=true" in sys.argv
+
+
+def _command() -> str:
+    return Path(sys.argv[0]).stem
 
 
 def handle(numbers: Iterable[int], handler: Callable[[int, Any], object]) -> None:
@@ -81,15 +162,15 @@ def _describe(module: types.ModuleType) -> None:
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
-def _show_progress() -> None:
-    """Long steps report on a terminal; in a pipe there are warnings only."""
-    for name in ("absl", "tensorflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+def _log_to(display: Display) -> None:
+    """What moirai_tf warns of is shown; what others do only with --verbosity."""
+    if VERBOSITY is None:
+        warnings.simplefilter("ignore")
+        for name in ("absl", "tensorflow"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     logger = logging.getLogger("moirai_tf")
-    logger.setLevel(logging.INFO if sys.stderr.isatty() else logging.WARNING)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(DisplayHandler(display))
     logger.propagate = False
 
 

@@ -32,9 +32,9 @@ def main() -> None:
     """Measures, prints the table and writes the trace."""
     cluster = read_cluster(_CLUSTER.value) if _CLUSTER.value else None
     options = _flags.build(BenchOptions)
-    print(bench(_SAVED_MODEL_DIR.value, _PLACED_DIR.value, cluster, options))
-    if options.trace:
-        print(f"trace: {options.trace}")
+    report = bench(_SAVED_MODEL_DIR.value, _PLACED_DIR.value, cluster, options)
+    trace = f"\ntrace: {options.trace}" if options.trace else ""
+    _flags.tell(f"{report}{trace}", {**report.facts, "trace": options.trace or None})
 
 
 def entry() -> None:

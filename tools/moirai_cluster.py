@@ -90,7 +90,7 @@ def main() -> int:
         ):
             _show(workers, _SHARES.value)
             return _hold(workers) if _RUN.value is None else _run(_RUN.value, output)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before there was a cluster
         return 128 + signal.SIGINT
 
 
@@ -98,10 +98,12 @@ def _describe(output: Path) -> int:
     _check_free(output)
     cluster = this_machine(links=True)
     _write_whole(cluster_to_yaml(cluster), output)
+    lines = []
     for device in cluster.devices:
         memory = "" if device.memory_bytes is None else f", {device.memory_bytes / 1e6:.0f} MB"
-        print(f"{device.name}  {device.model or device.type}{memory}")
-    print(output)
+        lines.append(f"{device.name}  {device.model or device.type}{memory}")
+    facts = {"devices": cluster.devices, "links": cluster.links, "output": output}
+    _flags.tell("\n".join([*lines, str(output)]), facts)
     return 0
 
 
@@ -113,11 +115,20 @@ def _interrupt(*_: object) -> None:
 
 
 def _show(workers: LocalCluster, shares: Sequence[float]) -> None:
-    for device, share, core, pid in zip(
-        workers.cluster.devices, shares, workers.cores, workers.pids, strict=True
-    ):
-        print(f"{device.name} {device.address}: {share:g} of core {core}, process {pid}")
-    sys.stdout.flush()
+    known = [
+        {
+            "device": device.name,
+            "address": device.address,
+            "share": share,
+            "core": core,
+            "process": pid,
+        }
+        for device, share, core, pid in zip(
+            workers.cluster.devices, shares, workers.cores, workers.pids, strict=True
+        )
+    ]
+    lines = "{device} {address}: {share:g} of core {core}, process {process}"
+    _flags.tell("\n".join(lines.format(**worker) for worker in known), {"workers": known})
 
 
 def _hold(workers: LocalCluster) -> int:
@@ -149,7 +160,7 @@ def _run(command: str, output: Path) -> int:
     """The status of a shell command. Ctrl-C reaches it from the terminal; the rest is passed on."""
     signal.signal(signal.SIGINT, lambda *_: None)
     environment = {**os.environ, "MOIRAI_CLUSTER": str(output)}
-    process = subprocess.Popen(command, shell=True, env=environment)
+    process = subprocess.Popen(command, shell=True, env=environment, stderr=sys.stderr)
     _flags.handle(_PASSED_ON, lambda number, _: process.send_signal(number))
     status = process.wait()
     return status if status >= 0 else 128 - status
@@ -209,7 +220,7 @@ def _capacity(text: str) -> int | None:
 
 def entry() -> None:
     """The command `moirai_cluster`."""
-    _flags.run(main)
+    _flags.run(main, patient=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ def main() -> None:
     """Writes the models and prints how they compare."""
     from moirai_tf.export.onnx import export_onnx
 
-    print(export_onnx(_PLACED_DIR.value, _OUTPUT_DIR.value, _flags.build(OnnxOptions)))
+    done = export_onnx(_PLACED_DIR.value, _OUTPUT_DIR.value, _flags.build(OnnxOptions))
+    _flags.tell(str(done), {"export": done})
 
 
 def entry() -> None:

@@ -25,7 +25,8 @@ def main() -> None:
     """Writes the version and prints what was done."""
     from moirai_tf.export.serving import export_serving
 
-    print(export_serving(_PLACED_DIR.value, _BASE_PATH.value, _flags.build(ServingOptions)))
+    done = export_serving(_PLACED_DIR.value, _BASE_PATH.value, _flags.build(ServingOptions))
+    _flags.tell(str(done), {"export": done})
 
 
 def entry() -> None:

@@ -16,7 +16,7 @@ from absl import flags
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import dump_coarse
 from moirai_tf.graph.graph import dump_graph
-from moirai_tf.inspection import explain
+from moirai_tf.inspection import coarse_facts, explain, graph_facts
 from moirai_tf.machine import this_machine
 from moirai_tf.passes import Fuse, Import, Prune
 from moirai_tf.pipeline import MoiraiItem, Pipeline, need
@@ -37,12 +37,17 @@ def main() -> None:
     fuse = _flags.build(Fuse)
     item = MoiraiItem(Path(_SAVED_MODEL_DIR.value), this_machine())
     item = Pipeline((_flags.build(Import), Prune())).run(item)
+    graph = need(item.graph)
     if _EXPLAIN.value is not None:
-        print(explain(need(item.graph), fuse, _pattern(_EXPLAIN.value)), end="")
+        found = explain(graph, fuse, _pattern(_EXPLAIN.value))
+        _flags.tell("\n".join(line for lines in found.values() for line in lines), {
+            "signature": graph.signature, "explained": found,
+        })  # fmt: skip
     elif _FUSED.value:
-        print(dump_coarse(need(fuse(item).coarse)), end="")
+        coarse = need(fuse(item).coarse)
+        _flags.tell(dump_coarse(coarse).rstrip("\n"), coarse_facts(coarse))
     else:
-        print(dump_graph(need(item.graph)), end="")
+        _flags.tell(dump_graph(graph).rstrip("\n"), graph_facts(graph))
 
 
 def _pattern(text: str) -> re.Pattern[str]:

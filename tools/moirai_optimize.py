@@ -28,7 +28,8 @@ def main() -> None:
     pipeline = Pipeline(tuple(_flags.build(step) for step in PASSES))
     if not _VERIFY.value:
         pipeline = pipeline.without("verify")
-    print(optimize(_SAVED_MODEL_DIR.value, cluster=_CLUSTER.value, pipeline=pipeline))
+    summary = optimize(_SAVED_MODEL_DIR.value, cluster=_CLUSTER.value, pipeline=pipeline)
+    _flags.tell(summary.text(verbose=_flags.VERBOSE.value), summary.facts)
 
 
 def entry() -> None:

@@ -21,6 +21,7 @@ from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.options import ImportOptions
 from moirai_tf.pipeline import MoiraiItem, Pipeline, need
 from moirai_tf.placement import Problem, Result, read_problem, write_schedule
+from moirai_tf.placement.objective import LATENCY
 from moirai_tf.placement.place import PlaceOptions
 
 from . import _flags
@@ -37,7 +38,7 @@ def main() -> None:
     """Solves, writes the schedule and prints what was found."""
     problem, result = _from_instance() if _INSTANCE.value else _from_model()
     write_schedule(problem, need(result.schedule), _OUTPUT.value)
-    print("\n".join(_report(problem, result)))
+    _flags.tell("\n".join(_report(problem, result)), _facts(problem, result))
 
 
 def _from_instance() -> tuple[Problem, Result]:
@@ -73,6 +74,29 @@ def _report(problem: Problem, result: Result) -> list[str]:
     lines.extend(f"{name:<12} {value_ns} ns" for name, value_ns in result.baselines)
     lines.extend(f"note         {message}" for message in result.messages)
     return [*lines, f"schedule     {_OUTPUT.value}"]
+
+
+def _facts(problem: Problem, result: Result) -> dict[str, object]:
+    """What the report says."""
+    claim = need(result.schedule).claim
+    return {
+        "problem": problem.name,
+        "operators": len(problem.operators),
+        "devices": len(problem.devices),
+        "objective": LATENCY if claim is None else claim.objective.name,
+        "status": result.status,
+        "objective_ns": float(need(result.objective_ns)),
+        "objective_bound_ns": float(need(result.objective_bound_ns)),
+        "makespan_ns": result.makespan_ns,
+        "lower_bound_ns": result.lower_bound_ns,
+        "gap": result.gap,
+        "single_device": result.single_device,
+        "single_device_ns": result.single_device_ns,
+        "baselines_ns": dict(result.baselines),
+        "because": result.because,
+        "notes": result.messages,
+        "output": _OUTPUT.value,
+    }
 
 
 def _found(result: Result) -> list[str]:

@@ -44,7 +44,16 @@ def main() -> None:
     tables = [read_table(path) for path in _MERGE.value]
     table = merged(tables) if tables else _profiled()
     write_table(table, _OUTPUT.value)
-    print(f"{table_text(table)}\n{_OUTPUT.value}")
+    _flags.tell(
+        f"{table_text(table)}\n{_OUTPUT.value}",
+        {
+            "operators": len(table.operators),
+            "devices": table.devices,
+            "links": table.links,
+            "step": table.step,
+            "output": _OUTPUT.value,
+        },
+    )
 
 
 def _profiled() -> CostTable:

@@ -30,7 +30,11 @@ def main() -> None:
     """Writes the model with other device names."""
     names = _names(_DEVICE.value)
     plan = remap(_PLACED_DIR.value, _OUTPUT_DIR.value, names, overwrite=_OVERWRITE.value)
-    print(f"devices {', '.join(d.name for d in plan.devices)}: {_OUTPUT_DIR.value}")
+    devices = [device.name for device in plan.devices]
+    _flags.tell(
+        f"devices {', '.join(devices)}: {_OUTPUT_DIR.value}",
+        {"devices": devices, "output": _OUTPUT_DIR.value},
+    )
 
 
 def _names(pairs: Sequence[str]) -> dict[str, str]:

@@ -19,7 +19,9 @@ _PLACED_DIR = flags.DEFINE_string("placed_dir", None, "the placed model; only re
 _BENCH = flags.DEFINE_string(
     "bench", None, "trace file of moirai_bench: what was measured, shown below what was planned"
 )
-_OUTPUT = flags.DEFINE_string("output", None, "HTML file to write")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "HTML file to write; if it ends in .svg, a picture of the timeline alone"
+)
 flags.mark_flags_as_required(["placed_dir", "output"])
 _flags.define(OpLibraryOptions)
 
@@ -28,8 +30,10 @@ def main() -> None:
     """Reads the plan, writes the page."""
     content = content_of(_PLACED_DIR.value, _BENCH.value)
     write_report(content, _OUTPUT.value)
-    print(content.verdict)
-    print(f"report: {_OUTPUT.value}")
+    _flags.tell(
+        f"{content.verdict}\nreport: {_OUTPUT.value}",
+        {"verdict": content.verdict, "output": _OUTPUT.value},
+    )
 
 
 def entry() -> None:

@@ -23,7 +23,7 @@ _flags.define(OpLibraryOptions)
 def main() -> None:
     """Writes the stripped model."""
     strip(_PLACED_DIR.value, _OUTPUT_DIR.value, overwrite=_OVERWRITE.value)
-    print(f"without placement: {_OUTPUT_DIR.value}")
+    _flags.tell(f"without placement: {_OUTPUT_DIR.value}", {"output": _OUTPUT_DIR.value})
 
 
 def entry() -> None:

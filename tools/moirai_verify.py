@@ -26,7 +26,8 @@ _flags.define(Verify, OpLibraryOptions)
 def main() -> None:
     """Verifies and prints the report."""
     options = _flags.build(Verify)
-    print(verify(_SAVED_MODEL_DIR.value, _PLACED_DIR.value, options, _CLUSTER.value))
+    report = verify(_SAVED_MODEL_DIR.value, _PLACED_DIR.value, options, _CLUSTER.value)
+    _flags.tell(str(report), {"ok": report.ok, "report": report})
 
 
 def entry() -> None:

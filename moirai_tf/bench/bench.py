@@ -35,6 +35,7 @@ from moirai_tf.cost.layouts import alone
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.model.options import INPUTS_HELP
 from moirai_tf.options import check_options, check_seconds, option
+from moirai_tf.progress import stage
 from moirai_tf.rewrite.make_plan import write_placed
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_planned_schedule
@@ -116,7 +117,8 @@ def _measured(
         explained("the signature cannot be run", "a latency is that of the signature, run whole"),
         ExitStack() as stack,
     ):
-        loaded = _loaded(placed, singles, signature, inputs, cluster, options, stack)
+        with stage("load the models"):
+            loaded = _loaded(placed, singles, signature, inputs, cluster, options, stack)
         measured = measure_latencies(
             {name: model.step() for name, model in loaded.items()},
             repeats=options.repeats,
@@ -124,7 +126,9 @@ def _measured(
             seed=options.seed,
         )
         traced = options.trace_steps if options.trace else 0
-        return measured, [loaded[placed[0].name].trace() for _ in range(traced)]
+        with stage("trace", traced) as steps:
+            traces = [steps.counted(loaded[placed[0].name].trace()) for _ in range(traced)]
+        return measured, traces
 
 
 def predicted_ns(plan: Plan) -> int | None:

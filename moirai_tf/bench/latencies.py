@@ -14,6 +14,7 @@ import numpy as np
 from moirai_tf.bench.trace import Trace, table
 from moirai_tf.cluster.units import milliseconds
 from moirai_tf.errors import MoiraiError
+from moirai_tf.progress import stage
 from moirai_tf.runtime.timing import elapsed_ns, warm_up
 
 _HEAD = (
@@ -70,6 +71,25 @@ class BenchReport:
         if row.baseline is None:
             return None
         return ratio(self.row(row.baseline).measured, row.measured)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What the table says, for programs."""
+        rows = []
+        for row in self.rows:
+            rows.append(
+                {
+                    "name": row.name,
+                    "baseline": row.baseline,
+                    "predicted_ns": row.predicted_ns,
+                    "measured_ns": row.measured.median_ns,
+                    "quartiles_ns": row.measured.quartiles_ns,
+                    "error": row.error,
+                    "predicted_speedup": self.predicted_speedup(row.name),
+                    "measured_speedup": self.measured_speedup(row.name),
+                }
+            )
+        return {"cluster": self.cluster, "rows": rows, "notes": self.notes}
 
     def __str__(self) -> str:
         lines = table([_HEAD, *(self._cells(row) for row in self.rows)])
@@ -139,12 +159,16 @@ def measure_latencies(
     order = list(runs)
     generator = random.Random(seed)
     samples: dict[str, list[int]] = {name: [] for name in runs}
-    for run in runs.values():
-        warm_up(run, warmup)
-    for _ in range(repeats):
-        generator.shuffle(order)
-        for name in order:
-            samples[name].append(elapsed_ns(runs[name]))
+    with stage("warm up", len(runs)) as steps:
+        for run in runs.values():
+            warm_up(run, warmup)
+            steps.advance()
+    with stage("measure in turns", repeats) as steps:
+        for _ in range(repeats):
+            generator.shuffle(order)
+            for name in order:
+                samples[name].append(elapsed_ns(runs[name]))
+            steps.advance()
     return {name: Latencies(tuple(values)) for name, values in samples.items()}
 
 

@@ -37,6 +37,7 @@ from moirai_tf.cluster import Cluster, Device, Link
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.op_libraries import is_file, op_libraries
 from moirai_tf.options import check_seconds
+from moirai_tf.progress import stage
 
 _HERE = Path(__file__).resolve().parent
 _LATENCY_NS = 200_000
@@ -138,7 +139,8 @@ def local_cluster(
             }
             for task, core in enumerate(chosen)
         ]
-        pids, pidfds = start_workers(guard, specs, startup_timeout_s, stack)
+        with stage(f"wait for {len(specs)} workers to get ready"):
+            pids, pidfds = start_workers(guard, specs, startup_timeout_s, stack)
         for group, limit in groups:  # only now: under a small share the start would take minutes
             group.limit(limit)
         yield LocalCluster(_cluster(addresses, memory), pids, chosen, pidfds)

@@ -67,6 +67,13 @@ def read_placed(directories: Sequence[str | Path]) -> tuple[PlacedModel, ...]:
         PlacedModel(name, path, read_plan(path)) for name, path in zip(names, paths, strict=True)
     )
     first = placed[0]
+    for known in placed:
+        if not known.plan.placement:
+            raise _unfit(
+                f"nothing was placed in {known.directory}: one device alone can run it, and "
+                "nothing was measured",
+                "optimise the original with profile_anyway (--profile_anyway)",
+            )
     for other in placed[1:]:
         if other.plan.import_options() != first.plan.import_options():
             raise _unfit(

@@ -15,28 +15,40 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from moirai_tf.cluster import Cluster
+from moirai_tf.cluster.names import short_devices
 from moirai_tf.cost.gpu_steps import gpu_times
 from moirai_tf.cost.host_memory import HostMemories, Links, host_of
 from moirai_tf.cost.inputs import Array
 from moirai_tf.cost.layouts import Layout, TracedLayout, layouts, own_ns
 from moirai_tf.cost.measure import loaded, runs_of
-from moirai_tf.cost.step_stats import Allocated, DeviceStep, KernelNames, allocated, device_steps
+from moirai_tf.cost.step_stats import (
+    Allocated,
+    DeviceStep,
+    KernelNames,
+    allocated,
+    device_steps,
+    ops_of,
+)
 from moirai_tf.cost.table import MeasuredLink, Measurement, StepCost, links_of
 from moirai_tf.cost.xplane import UNKNOWN
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.graph.graph import Graph, TensorRef
 from moirai_tf.model.saved_model import SavedModel
+from moirai_tf.progress import stage
 from moirai_tf.rewrite.kept_order import plan_order
 from moirai_tf.rewrite.make_plan import transfers_of, write_placed
 from moirai_tf.runtime.devices import full_name
 from moirai_tf.runtime.gpu_records import gpu_index
-from moirai_tf.runtime.timing import elapsed_ns, warm_up
+from moirai_tf.runtime.timing import elapsed_ns, enough, warm_up
 
+_TRACED_WARMUP = 3
+"""Traced steps that do not count: the device has run the model untraced already."""
 _KEPT = 0.5
 """Part of the traced steps that counts: those whose kernels' total is nearest the median."""
 
@@ -70,9 +82,11 @@ def measure_devices(
     graph = coarse.fine
     subject = _TimedModel(model, coarse, cluster, inputs, repeats, warmup)
     found: dict[str, tuple[list[int | None], Measurement]] = {}
+    short = short_devices(d.name for d in cluster.devices)
     for device in devices:
         shown = layouts(coarse, cluster, device)
-        traced = [subject.show(layout) for layout in shown]
+        with stage(f"time the operators on {short[device]}"):
+            traced = [subject.show(layout) for layout in shown]
         fixed_ns = step_cost.total_ns(cluster.client, [device])
         by_pair, host = links_of(cluster, links), host_of(cluster, device)
         moved_ns = _moved_ns(graph, shown[0], host, by_pair)
@@ -109,13 +123,15 @@ class _TimedModel:
         """Runs one layout untraced, as TensorFlow orders it, then traced, one kernel at a time."""
         with tempfile.TemporaryDirectory(prefix="moirai_profile_") as work:
             free, ordered = Path(work) / "free", Path(work) / "ordered"
-            write_placed(self.model, self.graph, self.cluster, layout.placement, free)
+            with stage("write the model"):
+                write_placed(self.model, self.graph, self.cluster, layout.placement, free)
             if gpu_index(layout.device) is not None:
                 return self._traced(free, layout.device, self._latencies(free))
-            write_placed(
-                self.model, self.graph, self.cluster, layout.placement, ordered,
-                plan_order(self.model, self.coarse, [self._in_turn(layout)], layout.placement),
-            )  # fmt: skip
+            with stage("write the model"):
+                write_placed(
+                    self.model, self.graph, self.cluster, layout.placement, ordered,
+                    plan_order(self.model, self.coarse, [self._in_turn(layout)], layout.placement),
+                )  # fmt: skip
             latencies = self._latencies(free)
             return self._traced(ordered, layout.device, latencies)
 
@@ -133,8 +149,10 @@ class _TimedModel:
         with loaded(self.cluster, placed, self.graph) as opened:
             step = opened.callable(fetches, feeds)
             bound = partial(step, *self.inputs.values())
-            warm_up(bound, self.warmup)
-            return [elapsed_ns(bound) for _ in range(self.repeats)]
+            with stage("warm up"):
+                warm_up(bound, self.warmup)
+            with stage("run", self.repeats) as steps:
+                return [steps.counted(elapsed_ns(bound)) for _ in enough(self.repeats)]
 
     def _traced(self, placed: Path, device: str, latencies: Sequence[int]) -> TracedLayout:
         feeds, fetches = runs_of(self.model, self.graph, self.inputs)
@@ -142,24 +160,31 @@ class _TimedModel:
         owner = KernelNames(self.graph).owner
         device = full_name(device)
         steps, memory, durations = [], [], []
-        with loaded(self.cluster, placed, self.graph) as opened:
-            for _ in range(self.warmup + self.repeats):
+        ops: Mapping[str, str] = {}
+        first = min(self.warmup, _TRACED_WARMUP)
+        with (
+            loaded(self.cluster, placed, self.graph) as opened,
+            stage("run traced", first + self.repeats) as counted,
+        ):
+            for _ in chain(range(first), enough(self.repeats)):
                 start = time.perf_counter_ns()
-                _, metadata = opened.run(fetches, fed, trace=True)
+                _, metadata = opened.run(fetches, fed, trace=True, graphs=not ops)
                 durations.append(time.perf_counter_ns() - start)
-                steps.append(device_steps(metadata, owner).get(device, DeviceStep({}, {})))
+                ops = ops or ops_of(metadata)
+                steps.append(device_steps(metadata, owner, ops).get(device, DeviceStep({}, {})))
                 memory.append(allocated(metadata, device))
-        kept = _middle_half(steps[self.warmup :])
+                counted.advance()
+        kept = _middle_half(steps[first:])
         low, middle, high = np.percentile(latencies, (25, 50, 75))
         return TracedLayout(
             kernel_ns=_means([step.kernel_ns for step in kept]),
             kernels=_means([step.kernels for step in kept]),
             wait_ns=_means([step.wait_ns for step in kept]),
             latency_ns=float(middle),
-            step_ns=float(np.median(durations[self.warmup :])),
+            step_ns=float(np.median(durations[first:])),
             spread=float((high - low) / middle),
-            memory=_most(memory[self.warmup :]),
-            repeats=self.repeats,
+            memory=_most(memory[first:]),
+            repeats=len(latencies),
             stream_ns=float(np.mean([step.stream_ns for step in kept])),
             copied_ns=float(np.mean([step.copied_ns for step in kept])),
         )

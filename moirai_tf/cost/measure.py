@@ -30,6 +30,7 @@ from moirai_tf.graph.graph import Graph
 from moirai_tf.model.load import load_in_session
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.model.validate import tensor_names
+from moirai_tf.progress import stage
 from moirai_tf.runtime.failures import explained
 from moirai_tf.runtime.session import ClusterSession, open_session
 
@@ -63,8 +64,10 @@ def measure(
       MoiraiError: the model cannot be loaded or run on the inputs, or another profiler is running.
     """
     with _runnable(model, graph, inputs) as run, tempfile.TemporaryDirectory() as directory:
-        _profile(run, directory, repeats=repeats, warmup=warmup)
-        latencies = [_seconds(run) for _ in range(repeats)]
+        with stage("run traced"):
+            _profile(run, directory, repeats=repeats, warmup=warmup)
+        with stage("run"):
+            latencies = [_seconds(run) for _ in range(repeats)]
         traced = steps(read_trace(directory), KernelNames(graph).owner)
     return _operator_times(len(graph), traced), _measurement(traced, latencies)
 
@@ -79,6 +82,7 @@ def loaded(cluster: Cluster, placed: Path, graph: Graph) -> Iterator[ClusterSess
     where = "the workers" if cluster.remote else "the devices of this machine"
     with open_session(cluster) as opened:
         with (
+            stage("load the model"),
             explained(f"the model cannot be loaded on {where}", _WHY, loading=True),
             opened.named_failures(),
         ):
@@ -111,8 +115,9 @@ def _runnable(
     )
     feeds, fetches = runs_of(model, graph, inputs)
     with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
-        with explained("the model cannot be loaded to be measured", _WHY, loading=True,
-                       otherwise=_OTHERWISE):  # fmt: skip
+        with stage("load the model"), explained(
+            "the model cannot be loaded to be measured", _WHY, loading=True, otherwise=_OTHERWISE
+        ):  # fmt: skip
             load_in_session(model.path, session, graph.tags)
         with explained("the model cannot be run to be measured", _WHY, otherwise=_OTHERWISE,
                        failures=_OF_STEPS):  # fmt: skip

@@ -36,6 +36,7 @@ from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.graph.graph import Graph
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.options import check_options
+from moirai_tf.progress import stage
 from moirai_tf.runtime.child import Child
 from moirai_tf.runtime.devices import has_gpus_here
 from moirai_tf.runtime.identity import worker_facts
@@ -115,10 +116,12 @@ def _profiled(
     columns: dict[str, Column] = {}
     profiles: dict[str, DeviceProfile] = {}
     in_sessions = _measures_sessions(cluster, options)
-    facts = worker_facts(cluster) if in_sessions else {}
+    with stage("ask the workers what they are"):
+        facts = worker_facts(cluster) if in_sessions else {}
     measures_links = _measures_links(cluster, options)
-    links = measured_links(cluster) if measures_links else ()
-    handling = measured_handling(cluster) if measures_links else {}
+    with stage("time the links"):
+        links = measured_links(cluster) if measures_links else ()
+        handling = measured_handling(cluster) if measures_links else {}
     step = StepCost()
     slowdown: dict[str, float] = {}
     if in_sessions:
@@ -159,7 +162,8 @@ def _in_sessions(
     """A step's cost, slow-downs, and times of every operator on devices that Sessions reach."""
     graph = coarse.fine
     inputs = chosen_inputs(graph, options.inputs, options.seed)
-    step = measured_step_cost(graph, cluster, inputs)
+    with stage("time a step that does nothing"):
+        step = measured_step_cost(graph, cluster, inputs)
     measured = measure_devices(
         model, coarse, cluster, [device.name for device in devices], inputs, step, links,
         repeats=options.repeats, warmup=options.warmup,
@@ -171,9 +175,10 @@ def _in_sessions(
         for device in devices
     }
     shared = pooled(times, facts)
-    slowdown = measured_slowdown(
-        model, coarse, cluster, inputs, repeats=options.repeats, warmup=options.warmup
-    )
+    with stage("time all devices together"):
+        slowdown = measured_slowdown(
+            model, coarse, cluster, inputs, repeats=options.repeats, warmup=options.warmup
+        )
     return step, slowdown, {name: (shared[name], profiles[name]) for name in profiles}
 
 

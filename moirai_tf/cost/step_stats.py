@@ -57,17 +57,25 @@ class DeviceStep:
         return sum(self.kernel_ns.values())
 
 
-def device_steps(metadata: Any, owner: Callable[[str], int | None]) -> dict[str, DeviceStep]:
+def ops_of(metadata: Any) -> dict[str, str]:
+    """Node -> op, from the partition graphs of a step."""
+    return {node.name: node.op for graph in metadata.partition_graphs for node in graph.node}
+
+
+def device_steps(
+    metadata: Any, owner: Callable[[str], int | None], ops: Mapping[str, str] | None = None
+) -> dict[str, DeviceStep]:
     """Device -> what it did, from the `RunMetadata` of one traced step.
 
     A worker has a thread more than it computes with, since the same threads answer other workers,
     so two kernels may run at once. They share the device, and each is given its share of the time.
 
     Args:
-      metadata: with step statistics and partition graphs.
+      metadata: with step statistics.
       owner: operator of a kernel's name, or None.
+      ops: of a step with partition graphs (see `ops_of`); None if this is one.
     """
-    ops = {node.name: node.op for graph in metadata.partition_graphs for node in graph.node}
+    ops = ops_of(metadata) if ops is None else ops
     found: dict[str, DeviceStep] = {}
     for stats in metadata.step_stats.dev_stats:
         if is_record(stats.device):

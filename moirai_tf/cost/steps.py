@@ -33,7 +33,7 @@ from moirai_tf.graph.shapes import enum_of
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.rewrite.make_plan import write_placed
 from moirai_tf.runtime.session import ClusterSession, open_session
-from moirai_tf.runtime.timing import elapsed_ns, medians_ns, warm_up
+from moirai_tf.runtime.timing import elapsed_ns, enough, medians_ns
 
 _REPEATS = 25
 _WARMUP = 5
@@ -123,11 +123,13 @@ def measured_slowdown(
             opened = stack.enter_context(loaded(alone[name], placed, graph))
             feeds, fetches = runs_of(model, graph, inputs)
             steps.append(partial(opened.callable(fetches, feeds), *inputs.values()))
-        for step in steps:
-            warm_up(step, warmup)
-        before = [_median_ns([elapsed_ns(step) for _ in range(repeats)]) for step in steps]
+        for step in steps:  # the workers are warm: their operators have been timed
+            for _ in enough(warmup):
+                step()
+        half = (repeats + 1) // 2
+        before = [_median_ns([elapsed_ns(step) for _ in enough(half)]) for step in steps]
         during = _together(steps, repeats)
-        after = [_median_ns([elapsed_ns(step) for _ in range(repeats)]) for step in steps]
+        after = [_median_ns([elapsed_ns(step) for _ in enough(half)]) for step in steps]
     return {
         name: round(max(1.0, 2 * d / (b + a)), 4)
         for name, b, d, a in zip(names, before, during, after, strict=True)
@@ -138,11 +140,15 @@ def _together(steps: Sequence[Callable[[], object]], repeats: int) -> list[float
     """Median latency of every step while all the others go on."""
     samples: list[list[int]] = [[] for _ in steps]
     failures: list[BaseException] = []
+    done = [False] * len(steps)
 
     def work(number: int) -> None:
         try:
-            while not failures and min(map(len, samples)) < repeats:
+            for _ in enough(repeats):
                 samples[number].append(elapsed_ns(steps[number]))
+            done[number] = True
+            while not failures and not all(done):  # the others are not alone yet
+                steps[number]()
         except BaseException as error:  # raised again in the caller's thread
             failures.append(error)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from moirai_tf.errors import MoiraiError
+from moirai_tf.errors import MoiraiError, near_names
 from moirai_tf.placement.problem import Device, Operator, Problem
 from moirai_tf.placement.validation import require_valid
 
@@ -94,7 +94,10 @@ def pinned(
         if (first := next(filter(regex.search, known), None)) is not None
     ]
     if not found:
-        raise _refusal(f"pin {pin!r}: it matches no operator", _PIN)
+        near = near_names(pattern, (name for known in names for name in known))
+        raise _refusal(
+            f"pin {pin!r}: it matches no operator{f'; near are {near}' if near else ''}", _PIN
+        )
     return found
 
 

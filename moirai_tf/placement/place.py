@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +13,20 @@ from moirai_tf.placement.constraints import Limit, restrict
 from moirai_tf.placement.problem import CONGESTION_MODES, TRANSFER_MODES, Problem
 from moirai_tf.placement.schedule import INFEASIBLE
 from moirai_tf.placement.solve import Result, SolveOptions, solve
-
-_LOGGER = logging.getLogger(__name__)
+from moirai_tf.progress import note
 
 
 @dataclass(frozen=True)
-class PlaceOptions(SolveOptions):
+class Wishes:
+    """What a user says of devices."""
+
+    pin: tuple[str, ...] = option((), "regex=device: operators that must run on a device")
+    forbid: tuple[str, ...] = option((), "device that must run no operator")
+    memory_limit: tuple[str, ...] = option((), "device=bytes: less memory than the device has")
+
+
+@dataclass(frozen=True)
+class PlaceOptions(Wishes, SolveOptions):
     """What is to be placed where, how long to look for it, and by what strategy."""
 
     transfers: str = option(
@@ -32,9 +39,6 @@ class PlaceOptions(SolveOptions):
         "what carries one tensor at a time: a device's port, a directed link, or nothing",
         choices=CONGESTION_MODES,
     )
-    pin: tuple[str, ...] = option((), "regex=device: operators that must run on a device")
-    forbid: tuple[str, ...] = option((), "device that must run no operator")
-    memory_limit: tuple[str, ...] = option((), "device=bytes: less memory than the device has")
 
     def solve(
         self, problem: Problem, pins: Sequence[str] = (), limits: Sequence[Limit] = ()
@@ -51,7 +55,7 @@ class PlaceOptions(SolveOptions):
             memory_limits=self.memory_limit,
             limits=limits,
         )
-        result = solve(problem, self, log_progress)
+        result = solve(problem, self, tell_progress)
         if result.schedule is None:
             raise MoiraiError(
                 f"no placement was found: {'; '.join(result.messages)}",
@@ -70,12 +74,9 @@ class PlaceOptions(SolveOptions):
         return f"give devices more memory or the cluster more devices{more}"
 
 
-def log_progress(incumbent: Incumbent, lower_bound_ns: int) -> None:
+def tell_progress(incumbent: Incumbent, lower_bound_ns: int) -> None:
     """Tells of an improvement."""
-    _LOGGER.info(
-        "%.1f s: %d ns by %s, bound %d ns",
-        incumbent.time_s,
-        math.ceil(incumbent.objective_ns),
-        incumbent.found_by,
-        lower_bound_ns,
+    note(
+        f"{math.ceil(incumbent.objective_ns) / 1e6:.3f} ms by {incumbent.found_by}, "
+        f"bound {lower_bound_ns / 1e6:.3f} ms"
     )

@@ -100,6 +100,8 @@ class Result:
     """On the makespan."""
     messages: tuple[str, ...] = ()
     """How schedule and bound were found, and what else a user should know."""
+    because: str = ""
+    """Why one device is best, if it is, as a part of a sentence."""
     history: tuple[Incumbent, ...] = ()
     baselines: tuple[tuple[str, int], ...] = ()
     """(heuristic, objective in ns, rounded up) of those that were run."""
@@ -212,7 +214,7 @@ def _started(
 def _result(reduced: Reduction, search: Search, options: SolveOptions) -> Result:
     """The claims that can be made of the problem as it was given, checked once more."""
     alone = search.alone
-    best, notes = _preferred(search, options)
+    best, because, notes = _preferred(search, options)
     schedule = _claimed(reduced, search, best)
     if schedule.allowed_gap:
         notes.append(f"optimal within the requested gap of {options.mip_gap:g}")
@@ -229,6 +231,7 @@ def _result(reduced: Reduction, search: Search, options: SolveOptions) -> Result
         status=schedule.status,
         schedule=schedule,
         lower_bound_ns=search.bound.value_ns,
+        because=because,
         messages=(*notes, f"bound: {search.how_bounded}", *search.faults),
         history=tuple(search.history),
         baselines=tuple(search.baselines.items()),
@@ -253,15 +256,16 @@ def _claimed(reduced: Reduction, search: Search, schedule: Schedule) -> Schedule
     )
 
 
-def _preferred(search: Search, options: SolveOptions) -> tuple[Schedule, list[str]]:
-    """The best schedule, or the best single device where the gain is too small."""
+def _preferred(search: Search, options: SolveOptions) -> tuple[Schedule, str, list[str]]:
+    """The best schedule, or the best single device where the gain is too small; and why."""
     best, alone = search.best, search.alone
     found_by = [f"schedule: {incumbent.found_by}" for incumbent in search.history[-1:]]
     if alone is None:
-        return best, [*found_by, *search.notes]
+        return best, "", [*found_by, *search.notes]
     alone_ns = search.value_ns(alone.schedule)
     gain_ns = alone_ns - search.value_ns(best)
     if gain_ns > 0 and gain_ns >= Fraction(options.min_gain) * alone_ns:
-        return best, [*found_by, *search.notes]
-    kept = f"schedule: one device; no placement was found that beats it by {options.min_gain:.1%}"
-    return alone.schedule, [kept, *search.notes]
+        return best, "", [*found_by, *search.notes]
+    least = f" by {options.min_gain:.1%}" if options.min_gain else ""
+    because = f"no placement was found that beats it{least}"
+    return alone.schedule, because, [f"schedule: one device; {because}", *search.notes]

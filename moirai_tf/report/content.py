@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import posixpath
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +13,12 @@ from moirai_tf.cost.memory import tensor_bytes, weight_bytes
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.fusion.coarsen import near_misses
+from moirai_tf.graph.names import short_names
 from moirai_tf.placement.schedule import Placed, Schedule, Transfer, schedule_of
 from moirai_tf.report.critical import Step, critical_path
 from moirai_tf.rewrite.plan import Plan, PlanSummary
 from moirai_tf.rewrite.plan_file import PlannedSchedule, read_planned_schedule
+from moirai_tf.rewrite.verdict import verdict
 
 
 @dataclass(frozen=True)
@@ -106,38 +105,6 @@ def content_of(placed_dir: str | Path, trace: str | Path | None = None) -> Conte
         latencies_ns=_latencies(summary),
         misses=tuple(map(str, near_misses(graph, fuse_options(plan)))),
     )
-
-
-def verdict(summary: PlanSummary) -> str:
-    """The answer in one sentence: gain, devices, and how far it is proved."""
-    used = summary.used
-    single, single_ns = summary.single_device, summary.single_device_predicted_ns
-    if len(used) < 2:
-        gain = f"One device is best: {used[0] if used else summary.single_device}"
-    elif single is None or single_ns is None:
-        gain = f"No device can run it alone; {len(used)} devices share it"
-    else:
-        times = single_ns / max(1, summary.predicted_ns)
-        gain = f"{times:.2f}x faster than the best single device {single}; {len(used)} devices used"
-    proved = "proved optimal" if summary.gap == 0 else f"proved within {summary.gap:.2%}"
-    return f"{gain}; {proved}."
-
-
-def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Names without calls that TensorFlow inlined, and without what all scopes begin with.
-
-    Names that would be equal then stay as they are.
-    """
-    known = list(names)
-    called = {name: _CALLS.sub("", name) for name in known}
-    scopes = [posixpath.dirname(name) for name in called.values() if "/" in name]
-    prefix = f"{posixpath.commonpath(scopes)}/" if scopes else ""
-    short = {name: called[name].removeprefix(prefix) for name in known}
-    often = Counter(short.values())
-    return {name: name if often[other] > 1 else other for name, other in short.items()}
-
-
-_CALLS = re.compile(r"^((Stateful)?PartitionedCall(_\d+)?/)+")
 
 
 def _latencies(summary: PlanSummary) -> tuple[tuple[str, int], ...]:

@@ -38,7 +38,7 @@ def timeline_figure(content: Content) -> go.Figure:
     if content.measured is not None:
         runs.append(("measured", content.measured))
     for title, timeline in runs:
-        for row, spans, colour in _tracks(content, timeline):
+        for row, spans, colour in tracks(content, timeline):
             label = f"{title} {row}" if len(runs) > 1 else row
             rows.append(label)
             _add_bars(figure, label, spans, content.names, colour)
@@ -55,7 +55,7 @@ def timeline_figure(content: Content) -> go.Figure:
     return figure
 
 
-def _tracks(content: Content, timeline: Timeline) -> Iterator[tuple[str, list[Span], str]]:
+def tracks(content: Content, timeline: Timeline) -> Iterator[tuple[str, list[Span], str]]:
     """(title, spans, colour) of what has any; devices first, then links."""
     colour = colours(content)
     for device in content.devices:
@@ -73,7 +73,7 @@ def _tracks(content: Content, timeline: Timeline) -> Iterator[tuple[str, list[Sp
 def _add_bars(
     figure: go.Figure, row: str, spans: Sequence[Span], names: Mapping[str, str], colour: str
 ) -> None:
-    bars = _joined(spans, names)
+    bars = joined(spans, names)
     figure.add_bar(
         orientation="h",
         y=[row] * len(bars),
@@ -86,7 +86,7 @@ def _add_bars(
     )
 
 
-def _joined(spans: Sequence[Span], names: Mapping[str, str]) -> list[tuple[int, int, str]]:
+def joined(spans: Sequence[Span], names: Mapping[str, str]) -> list[tuple[int, int, str]]:
     """(start, finish, text): spans too short to be seen become one with those before them."""
     ordered = sorted(spans, key=lambda span: (span.start_ns, span.finish_ns))
     least_ns = 0

@@ -58,12 +58,18 @@ paint();
 
 
 def write_report(content: Content, path: str | Path) -> None:
-    """Writes the page, whole or not at all.
+    """Writes the page, whole or not at all; the timeline alone if the file's name ends in `.svg`.
 
     Raises:
       MoiraiError: plotly is not installed, or the file cannot be written.
     """
-    write_text(page_of(content), Path(path))
+    _check_plotly()
+    if Path(path).suffix == ".svg":
+        from moirai_tf.report.svg import timeline_svg
+
+        write_text(timeline_svg(content), Path(path))
+    else:
+        write_text(page_of(content), Path(path))
 
 
 def page_of(content: Content) -> str:
@@ -72,14 +78,9 @@ def page_of(content: Content) -> str:
     Raises:
       MoiraiError: plotly is not installed.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise MoiraiError(
-            "plotly is not installed",
-            why="the pictures of a report are drawn with it",
-            fix="pip install 'moirai_tf[report]'",
-        ) from error
+    _check_plotly()
+    from plotly.offline import get_plotlyjs
+
     body = "\n".join(_sections(content))
     title = html.escape(f"{content.model}: {content.signature}")
     return (
@@ -88,6 +89,17 @@ def page_of(content: Content) -> str:
         f"<title>{title}</title>\n<style>{_STYLE}</style>\n<script>{get_plotlyjs()}</script>\n"
         f"</head><body>\n{body}\n<script>{_SCRIPT}</script>\n</body></html>\n"
     )
+
+
+def _check_plotly() -> None:
+    try:
+        import plotly.offline  # noqa: F401
+    except ImportError as error:
+        raise MoiraiError(
+            "plotly is not installed",
+            why="the pictures of a report are drawn with it",
+            fix="pip install 'moirai_tf[report]'",
+        ) from error
 
 
 def _sections(content: Content) -> Iterator[str]:

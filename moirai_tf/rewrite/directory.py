@@ -24,7 +24,7 @@ from moirai_tf.model.validate import violations
 from moirai_tf.rewrite.apply import apply_placement
 from moirai_tf.rewrite.diff import disordered, misplaced, unplanned_changes
 from moirai_tf.rewrite.kept_order import Order
-from moirai_tf.rewrite.plan import Plan
+from moirai_tf.rewrite.plan import Edits, Plan
 from moirai_tf.rewrite.plan_file import (
     PLAN_FILE,
     SCHEDULE_FILE,
@@ -89,10 +89,11 @@ def stage_placed(
     check_apart(model.path, output)
     proto = _copy(model)
     meta_graph = _meta_graph(model, proto, plan)
-    order = order or Order()
-    edits = apply_placement(meta_graph, graph, plan.placement, plan.client, order)
+    order, edits = order or Order(), Edits()
+    if plan.placement:
+        edits = apply_placement(meta_graph, graph, plan.placement, plan.client, order)
+        edits = replace(edits, restore=split_restore(meta_graph, plan))
     edits = replace(edits, fingerprint=_original_fingerprint(model).hex())
-    edits = replace(edits, restore=split_restore(meta_graph, plan))
     plan = replace(plan, order=order.promises, edits=edits)
     _check(model, meta_graph, plan)
     staged = stage(output, overwrite=overwrite)

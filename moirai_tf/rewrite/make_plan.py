@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from moirai_tf.cluster import Cluster
@@ -41,14 +42,23 @@ def plan_of(
     summary: PlanSummary | None = None,
 ) -> Plan:
     """The plan of a placement of every operator."""
+    return replace(
+        plan_of_nothing(graph, cluster),
+        placement=placement,
+        transfers=transfers_of(graph, placement),
+        summary=summary,
+    )
+
+
+def plan_of_nothing(graph: Graph, cluster: Cluster) -> Plan:
+    """The plan that leaves every operator to TensorFlow, as where there is one device."""
     return Plan(
         signature=graph.signature,
         tags=graph.tags,
         devices=tuple(PlanDevice(d.name, d.type, d.memory_bytes, d.model) for d in cluster.devices),
         client=cluster.client,
-        placement=placement,
-        transfers=transfers_of(graph, placement),
-        summary=summary,
+        placement={},
+        transfers=(),
     )
 
 

@@ -203,7 +203,8 @@ class Plan:
     client: str
     """The device of feeds and fetches."""
     placement: Mapping[str, str]
-    """Operator (name after inlining) -> device, control flow as one operator."""
+    """Operator (name after inlining) -> device, control flow as one operator; empty where one
+    device alone can run the model, which then is as it was."""
     transfers: tuple[PlanTransfer, ...]
     order: tuple[Precedence, ...] = ()
     """The planned order where the model keeps it: with the data, these imply all of it."""

@@ -6,6 +6,7 @@ and then. What needs other devices, GPUs to itself, or a fresh start runs in a c
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -15,12 +16,16 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from moirai_tf.errors import MoiraiError, file_error
 from moirai_tf.model.op_libraries import op_libraries
+from moirai_tf.progress import Progress, observed, reporter
 from moirai_tf.runtime.devices import has_whole_gpus
 
 P = ParamSpec("P")
@@ -91,10 +96,11 @@ class Child:
     def _run(self, command: list[str], environment: Mapping[str, str]) -> None:
         ours, theirs = os.pipe()  # it ends with this process, and tells the child of that
         try:
-            done = subprocess.run(
-                [*command, str(ours)], env=environment, capture_output=True,
-                timeout=self.timeout_s, check=False, pass_fds=(ours,),
-            )  # fmt: skip
+            with _told() as telling:
+                done = subprocess.run(
+                    [*command, str(ours), str(telling)], env=environment, capture_output=True,
+                    timeout=self.timeout_s, check=False, pass_fds=(ours, telling),
+                )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise MoiraiError(
                 f"{self.purpose} took longer than {self.timeout_s:g} s",
@@ -133,6 +139,54 @@ class Child:
         )
 
 
+def at_once(calls: Sequence[Callable[[], R]]) -> list[R]:
+    """The results of calls that wait for children, made at the same time.
+
+    Raises:
+      MoiraiError: what the first of them raised that failed.
+    """
+    results: list[R | BaseException | None] = [None] * len(calls)
+
+    def call(number: int) -> None:
+        try:
+            results[number] = calls[number]()
+        except BaseException as error:  # raised again in the caller's thread
+            results[number] = error
+
+    threads = [
+        threading.Thread(target=copy_context().run, args=(call, number), daemon=True)
+        for number in range(len(calls))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast(list[R], results)
+
+
+@contextmanager
+def _told() -> Iterator[int]:
+    """A descriptor to which a child writes its stages; the observers of here are told of them."""
+    reading, writing = os.pipe()
+    report = reporter()
+
+    def pass_on() -> None:
+        with open(reading, "rb") as lines:
+            for line in lines:
+                report(Progress(*json.loads(line)))
+
+    thread = threading.Thread(target=pass_on, daemon=True)
+    thread.start()
+    try:
+        yield writing
+    finally:
+        os.close(writing)
+        thread.join()
+
+
 def without_gpus(names: Iterable[str]) -> dict[str, str]:
     """Variables that hide GPUs from a child unless one of its devices is a GPU.
 
@@ -153,8 +207,17 @@ def _inherited() -> dict[str, str]:
     }
 
 
-def _serve(work: Path) -> None:
+def _serve(work: Path, telling: int) -> None:
     """The child's part."""
+
+    def tell(told: Progress) -> None:
+        os.write(telling, json.dumps(astuple(told)).encode() + b"\n")
+
+    with observed(tell):
+        _answer(work)
+
+
+def _answer(work: Path) -> None:
     libraries, function, args, kwargs = pickle.loads((work / "job").read_bytes())
     outcome: tuple[MoiraiError | None, Any]
     try:
@@ -185,7 +248,7 @@ if __name__ == "__main__":
         target=_end_with_parent, args=(int(sys.argv[2]), directory), daemon=True
     ).start()
     try:
-        _serve(directory)
+        _serve(directory, int(sys.argv[3]))
     except BaseException:
         traceback.print_exc()
         os._exit(1)

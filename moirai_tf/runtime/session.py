@@ -51,7 +51,12 @@ class ClusterSession:
         return self.session.graph
 
     def run(
-        self, fetches: Any, feeds: Mapping[Any, Array] | None = None, *, trace: bool = False
+        self,
+        fetches: Any,
+        feeds: Mapping[Any, Array] | None = None,
+        *,
+        trace: bool = False,
+        graphs: bool = True,
     ) -> tuple[Any, Any]:
         """Runs one step.
 
@@ -59,6 +64,7 @@ class ClusterSession:
           fetches: what a Session's `run` takes.
           feeds: tensor or its name -> array.
           trace: whether to keep step statistics and partition graphs.
+          graphs: whether the latter, which are the same at every step and take as long as a step.
 
         Returns:
           The fetched values and the `RunMetadata`, which is empty without a trace.
@@ -67,7 +73,7 @@ class ClusterSession:
           MoiraiError: a worker died or does not answer, or the step took too long.
           tf.errors.OpError: the step itself failed.
         """
-        options = self.run_options(trace=trace)
+        options = self.run_options(trace=trace, graphs=graphs)
         metadata = config_pb2.RunMetadata()
         with self.named_failures():
             values = self.session.run(fetches, feeds, options=options, run_metadata=metadata)
@@ -92,12 +98,12 @@ class ClusterSession:
         """Ends the Session, within seconds even if a worker is gone."""
         _close(self.session)
 
-    def run_options(self, *, trace: bool = False) -> Any:
+    def run_options(self, *, trace: bool = False, graphs: bool = True) -> Any:
         """`RunOptions` with the time limit of a step."""
         options = config_pb2.RunOptions(timeout_in_ms=_milliseconds(self._timeout_s))
         if trace:
             options.trace_level = config_pb2.RunOptions.FULL_TRACE
-            options.output_partition_graphs = True
+            options.output_partition_graphs = graphs
         return options
 
     @contextmanager

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+_LEAST, _LONG_S = 7, 3.0
 _ROUND = 5
 _MOST_ROUNDS = 12
 _STILL_FALLING = 0.98
@@ -19,6 +20,18 @@ def elapsed_ns(step: Callable[[], object]) -> int:
     start = time.perf_counter_ns()
     step()
     return time.perf_counter_ns() - start
+
+
+def enough(repeats: int) -> Iterator[int]:
+    """Numbers of repetitions: so many, or fewer of what takes long, at least seven.
+
+    Long steps differ less from each other, and their medians need fewer of them.
+    """
+    end_s = time.monotonic() + _LONG_S
+    for number in range(repeats):
+        if number >= _LEAST and time.monotonic() > end_s:
+            return
+        yield number
 
 
 def medians_ns(steps: Sequence[Callable[[], object]], *, repeats: int, warmup: int) -> list[float]:
@@ -37,7 +50,7 @@ def warm_up(step: Callable[[], object], least: int) -> None:
       step: what is called.
       least: calls that are made in any case.
     """
-    for _ in range(least):
+    for _ in range(least - _ROUND):
         step()
     before_ns = math.inf
     for _ in range(_MOST_ROUNDS):

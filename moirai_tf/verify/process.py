@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from moirai_tf.cluster import Cluster, read_cluster
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.output import real_path
 from moirai_tf.model.saved_model import read_saved_model
+from moirai_tf.progress import stage
 from moirai_tf.rewrite.diff import misplaced, unplanned_changes
 from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
-from moirai_tf.runtime.child import Child, without_gpus
+from moirai_tf.runtime.child import Child, at_once, without_gpus
 from moirai_tf.runtime.connect import cluster_of_plan
 from moirai_tf.runtime.devices import check_models, local_devices
 from moirai_tf.runtime.identity import worker_devices
-from moirai_tf.verify.examine import examine
-from moirai_tf.verify.options import CLUSTER, VerifyOptions, check_verify_options
+from moirai_tf.verify.examine import examined
+from moirai_tf.verify.options import CLUSTER, SESSION, TF2, VerifyOptions, check_verify_options
 from moirai_tf.verify.report import (
     MODEL,
     PLACEMENT,
+    Examined,
     Finding,
     VerifyReport,
     check_report,
+    proved,
 )
 from moirai_tf.verify.stand_in import stand_ins
 
+_COPIES = 8
+"""Of a model's weights that two processes may hold, their buffers and TensorFlow counted in."""
 _COMPARABLE = {
     "NVIDIA_TF32_OVERRIDE": "0",
     "TF_CUDNN_USE_AUTOTUNE": "0",
@@ -77,6 +84,8 @@ def inspect_placed(
 ) -> VerifyReport:
     """The same, but findings are returned in the report.
 
+    A model of which nothing was placed is compared with the original, and not run.
+
     Raises:
       MoiraiError: the models cannot be read, run or compared here.
     """
@@ -84,7 +93,10 @@ def inspect_placed(
     check_verify_options(options)
     plan = read_plan(placed)
     servers = _servers(cluster, plan, options)
-    static = _static_findings(Path(original), Path(placed))
+    with stage("compare the files"):
+        static = _static_findings(Path(original), Path(placed))
+    if not plan.placement:
+        return VerifyReport((), (), (), (), tuple(static))
     here = local_devices()
     devices = stand_ins(plan, gpus=sum(device.type == "GPU" for device in here))
     if all(name == local for name, local in devices.items()):
@@ -95,10 +107,39 @@ def inspect_placed(
         longer="allow more time (--verify_timeout_s), or smaller inputs (--inputs)",
         environment={**without_gpus(devices.values()), **_COMPARABLE},
     )
-    report = child.call(
-        _examine, real_path(Path(original)), real_path(Path(placed)), devices, options, servers
-    )
+    paths = real_path(Path(original)), real_path(Path(placed))
+    parts = at_once([
+        partial(child.call, _examine, *paths, devices, replace(options, loaders=group), servers)
+        for group in _groups(paths[0], devices, options)
+    ])  # fmt: skip
+    report = proved(options, parts)
     return replace(report, findings=(*static, *report.findings))
+
+
+def _groups(
+    original: Path, devices: Mapping[str, str], options: VerifyOptions
+) -> list[tuple[str, ...]]:
+    """Loaders that share a process: TF2's has one of its own where there is room for two.
+
+    A worker's run is compared with the Session's of the original.
+    """
+    others = tuple(loader for loader in options.loaders if loader != TF2)
+    if SESSION not in others or TF2 not in options.loaders or len(os.sched_getaffinity(0)) < 2:
+        return [options.loaders]
+    weights = sum(file.stat().st_size for file in original.glob("variables/*"))
+    if without_gpus(devices.values()) and _COPIES * weights < _available_bytes():
+        return [(TF2,), others]
+    return [options.loaders]
+
+
+def _available_bytes() -> int:
+    """Memory that processes can still take; 0 if the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * int(found[0]) if found else 0
 
 
 def _servers(
@@ -140,7 +181,7 @@ def _examine(
     devices: Mapping[str, str],
     options: VerifyOptions,
     servers: Cluster | None,
-) -> VerifyReport:
+) -> Examined:
     """What the child does."""
     with tempfile.TemporaryDirectory(prefix="moirai_verify_") as work:
-        return examine(original, placed, devices, options, Path(work), servers)
+        return examined(original, placed, devices, options, Path(work), servers)

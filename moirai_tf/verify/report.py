@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.rewrite.plan import Plan
+from moirai_tf.verify.options import SESSION, TF2, VerifyOptions
 
 VALUE, PLACEMENT, TRANSFER, WEIGHTS, MODEL = "value", "placement", "transfer", "weights", "model"
 ORDER = "order"
@@ -123,8 +124,60 @@ class VerifyReport:
         """Whether nothing was found."""
         return not self.findings
 
+    @property
+    def short(self) -> str:
+        """What was compared and proved in a line, and what could not be."""
+        proved = "; operators and transfers are where the plan says" if self.proofs else ""
+        lines = [f"{_compared(self)}{proved if self.ok else ''}"]
+        return _INDENT.join([*lines, *(f"note: {note}" for note in self.notes)])
+
     def __str__(self) -> str:
-        return "\n            ".join(_lines(self))
+        return _INDENT.join(_lines(self))
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What some loaders found."""
+
+    report: VerifyReport
+    fixes: tuple[str, ...]
+    """What helps where the original itself cannot be loaded or run."""
+
+
+def proved(options: VerifyOptions, parts: Sequence[Examined]) -> VerifyReport:
+    """What all loaders found together.
+
+    Args:
+      options: how the models were to be run.
+      parts: what the loaders found.
+
+    Raises:
+      MoiraiError: no run proved where operators run.
+    """
+    reports = [part.report for part in parts]
+    report = VerifyReport(
+        reports[0].devices,
+        tuple(parity for found in reports for parity in found.outputs),
+        tuple(proof for found in reports for proof in found.proofs),
+        tuple(dict.fromkeys(note for found in reports for note in found.notes)),
+        tuple(finding for found in reports for finding in found.findings),
+    )
+    if not report.proofs and not report.findings:
+        fixes = [fix for part in parts for fix in part.fixes]
+        raise MoiraiError(
+            f"no run could prove where operators run: {'; '.join(report.notes)}",
+            why="TensorFlow places operators elsewhere without an error",
+            fix="; ".join(_ways_out(options, fixes)),
+        )
+    return report
+
+
+def _ways_out(options: VerifyOptions, fixes: Iterable[str]) -> list[str]:
+    """What can be done when no run proved anything."""
+    ways = list(dict.fromkeys(fixes))
+    if not {TF2, SESSION} <= set(options.loaders):
+        ways.append("allow both loaders (--loaders=tf2 --loaders=session)")
+    return ways or ["export the model so that each signature is one function (tf.function)"]
 
 
 def check_report(report: VerifyReport, plan: Plan | None = None) -> None:
@@ -166,15 +219,24 @@ def _advice(findings: Sequence[Finding], plan: Plan | None) -> str:
     return wish if written else f"{wish}, or switch Grappler off where the model runs"
 
 
-def _lines(report: VerifyReport) -> list[str]:
+_INDENT = "\n            "
+
+
+def _compared(report: VerifyReport) -> str:
+    if not report.outputs and report.ok:
+        return "ok: nothing was placed, and the model is the original, node by node"
     names = {parity.output for parity in report.outputs}
     equal = sum(parity.bit_equal for parity in report.outputs)
     worst = max((parity.error for parity in report.outputs), default=0.0)
     difference = "" if equal == len(report.outputs) else f", largest relative error {worst:.1e}"
-    lines = [
+    return (
         f"{'ok' if report.ok else 'FAILED'}: {_count(len(names), 'output')}, "
         f"{equal} of {_count(len(report.outputs), 'comparison')} equal to the bit{difference}"
-    ]
+    )
+
+
+def _lines(report: VerifyReport) -> list[str]:
+    lines = [_compared(report)]
     lines += [_proof_line(proof) for proof in report.proofs]
     if any(plan != local for plan, local in report.devices):
         lines.append("devices: " + ", ".join(f"{p} as {d}" for p, d in report.devices))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from networkx.utils import UnionFind
-
 from moirai_tf.placement.problem import Operator, Problem, Tensor
 
 
@@ -41,6 +39,8 @@ def co_placed(problem: Problem) -> CoPlaced:
     No cycle can arise, since every path from the operator leads through its only consumer. A group
     that no device could run and hold is not made; neither is one across colocation groups.
     """
+    from networkx.utils import UnionFind  # Takes as long as a small problem does.
+
     sets = UnionFind(range(len(problem.operators)))
     groups: dict[int, tuple[int, ...]] = {i: (i,) for i in range(len(problem.operators))}
     for operator in reversed(problem.topological_order):
