@@ -276,8 +276,8 @@ def _compared(
 
 def _onnx_array(array: Any) -> Array:
     """Strings as ONNX Runtime has them."""
-    array = np.asarray(array)
-    if array.dtype.kind not in "OSU":
-        return array
-    texts = [t.decode() if isinstance(t, bytes) else str(t) for t in array.reshape(-1)]
-    return np.array(texts, dtype=object).reshape(array.shape)
+    found: Array = np.asarray(array)
+    if found.dtype.kind not in "OSU":
+        return found
+    texts = [t.decode() if isinstance(t, bytes) else str(t) for t in found.reshape(-1)]
+    return np.array(texts, dtype=object).reshape(found.shape)
