@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 COMMANDS = (
     "optimize", "inspect", "profile", "place", "verify", "bench", "report", "strip", "remap",
-    "cluster", "export_onnx", "export_serving",
+    "cluster", "compare", "export_onnx", "export_serving",
 )  # fmt: skip
 
 setup(

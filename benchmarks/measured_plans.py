@@ -1,4 +1,4 @@
-"""Three plans of one model, written, predicted and measured in turns on one cluster."""
+"""Plans of one model, written, predicted and measured in turns on one cluster."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from moirai_tf.cost.inputs import generate_inputs
 from moirai_tf.cost.layouts import alone
 from moirai_tf.cost.predict import predict
 from moirai_tf.pipeline import need
-from moirai_tf.placement import Problem, Schedule, ready_queue
+from moirai_tf.placement import Problem, Schedule, SolveOptions, ready_queue
 from moirai_tf.placement.schedule import planned_orders
+from moirai_tf.placement.solve import make
 from moirai_tf.rewrite.kept_order import Order, plan_order
 from moirai_tf.rewrite.make_plan import write_placed
 
@@ -37,6 +38,7 @@ class Row:
     cluster: str
     plan: str
     devices: int
+    """With work; 0 of a published method, which is not counted."""
     status: str
     predicted_ns: int
     measured_ns: int
@@ -83,6 +85,8 @@ class Settings:
     profile_repeats: int
     time_limit_s: float
     verify: bool
+    methods: tuple[str, ...] = ()
+    """Published methods whose plans are measured as well."""
 
 
 def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings) -> list[Row]:
@@ -103,6 +107,7 @@ def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings
         pipeline = pipeline if settings.verify else pipeline.without("verify")
         item = pipeline.run(MoiraiItem(model, cluster))
         predicted = _written(item, cluster, work)
+        predicted |= _published(item, cluster, work, settings)
         placed = read_placed([work / BEST])
         signature = read_signature(model, placed)
         inputs = generate_inputs(signature.graph)
@@ -122,7 +127,9 @@ def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings
             model=name,
             cluster=kind,
             plan=plan,
-            devices={SINGLE: 1, BAD: len(cluster.devices)}.get(plan.removesuffix(FREE), used),
+            devices={SINGLE: 1, BAD: len(cluster.devices), BEST: used}.get(
+                plan.removesuffix(FREE), 0
+            ),
             status=str(summary.status) if plan == BEST else "",
             predicted_ns=predicted[plan],
             measured_ns=found[plan].median_ns,
@@ -165,4 +172,28 @@ def _written(item: MoiraiItem, cluster: Cluster, work: Path) -> dict[str, int]:
     if plan.order:
         write(BEST + FREE, plan.placement)
         found[BEST + FREE] = predicted(need(result.schedule), order_kept=False)
+    return found
+
+
+def _published(
+    item: MoiraiItem, cluster: Cluster, work: Path, settings: Settings
+) -> dict[str, int]:
+    """Writes the plans of published methods, in their order; returns what is predicted."""
+    problem, coarse, found = need(item.problem), need(item.coarse), {}
+    names = [device.name for device in cluster.devices]
+    for method in settings.methods:
+        made = make(problem, SolveOptions(solver=method, time_limit_s=settings.time_limit_s))
+        if made is None:
+            continue
+        schedule = made[0].schedule
+        chosen = {
+            operator.name: names[device]
+            for operator, device in zip(problem.operators, schedule.assignment, strict=True)
+        }
+        placement, orders = need(item.expansion).expand(chosen), planned_orders(schedule)
+        kept = len(orders) > 1
+        order = plan_order(need(item.model), coarse, orders, placement) if kept else None
+        write_placed(need(item.model), need(item.graph), cluster, placement, work / method, order)
+        prediction = predict(problem, schedule, coarse, need(item.costs), cluster.client)
+        found[method] = prediction.latency_ns(order_kept=kept)
     return found

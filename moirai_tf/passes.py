@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from moirai_tf.choice import Chooser
 from moirai_tf.cost.coarse_problem import build_problem
 from moirai_tf.cost.memory import peak_memory
-from moirai_tf.cost.options import ProfileOptions
+from moirai_tf.cost.options import ANALYTICAL, MEASURE, ProfileOptions
 from moirai_tf.cost.profile import profile
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarsen import coarsen
@@ -122,9 +122,25 @@ class Profile(ProfileOptions, Pass):
             require_gpu_kernels([d.name for d in item.cluster.devices if d.type == "GPU"])
 
     def __call__(self, item: MoiraiItem) -> MoiraiItem:
-        """Fills in `costs`."""
-        costs = profile(need(item.model), need(item.coarse), item.cluster, self)
+        """Fills in `costs`.
+
+        Raises:
+          MoiraiError: what has no weights is to be measured.
+        """
+        costs = profile(need(item.model), need(item.coarse), item.cluster, self._options(item))
         return replace(item, costs=costs)
+
+    def _options(self, item: MoiraiItem) -> ProfileOptions:
+        """The options, without measuring where nothing can run."""
+        if not need(item.model).weightless or (self.costs and not self.refresh):
+            return self
+        if self.source == MEASURE or self.refresh:
+            raise MoiraiError(
+                f"{item.source} has no weights, so it cannot be measured",
+                why="its variables have a shape and a type, but no values anywhere",
+                fix="compute its costs with source=analytical, or give a table (--costs)",
+            )
+        return replace(self, source=ANALYTICAL)
 
 
 @dataclass(frozen=True)
@@ -242,10 +258,12 @@ class Verify(VerifyOptions, Pass):
     """Runs original and placed model and proves values, placement and transfers."""
 
     name: ClassVar[str] = "verify"
-    requires: ClassVar[tuple[str, ...]] = ("staged", "plan")
+    requires: ClassVar[tuple[str, ...]] = ("model", "staged", "plan")
 
     def __call__(self, item: MoiraiItem) -> MoiraiItem:
-        """Fills in `report`."""
+        """Fills in `report`; without weights there is nothing to run."""
+        if need(item.model).weightless:
+            return item
         return replace(
             item, report=verify(item.source, need(item.staged).directory, self, item.cluster)
         )

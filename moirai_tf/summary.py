@@ -94,6 +94,8 @@ class Summary:
     output: Path | None
     times: tuple[StageTime, ...] = ()
     """Where the time went."""
+    weightless: bool = False
+    """Whether the model's variables have no values, so that there is nothing to run."""
 
     @property
     def used(self) -> tuple[str, ...]:
@@ -175,6 +177,7 @@ def summarise(item: MoiraiItem, times: tuple[StageTime, ...] = ()) -> Summary:
         report=item.report,
         output=item.output,
         times=times,
+        weightless=item.model is not None and item.model.weightless,
     )
 
 
@@ -221,10 +224,12 @@ def _where_lines(summary: Summary, *, verbose: bool) -> Iterator[str]:
         after = "" if fused is None else f", {fused} after fusion"
         counted = f", signature {summary.signature!r}: {summary.operators} operators{after}"
     yield f"model       {summary.source}{counted}"
+    if summary.weightless:
+        yield "run it      there is nothing to run or verify: the model has no weights"
     if summary.output is None:
         return
     yield f"output      {summary.output}"
-    if not summary.servable:
+    if not summary.servable and not summary.weightless:
         yield (
             "run it      with moirai_tf.connect(output, cluster); TensorFlow Serving "
             "cannot: it has no session on other servers"

@@ -23,7 +23,7 @@ ZooDir = Callable[[str], Path]
 
 COMMANDS = (
     "optimize", "inspect", "profile", "place", "verify", "bench", "report", "strip", "remap",
-    "export_onnx", "export_serving",
+    "compare", "export_onnx", "export_serving",
 )  # fmt: skip
 
 INSTANCE = """{"name": "fork", "source": "by hand",

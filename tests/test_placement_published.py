@@ -14,6 +14,7 @@ from moirai_tf.placement.construct.getf import Machines, machines_of, work_ns
 from moirai_tf.placement.construct.m_sct import WaitingClock, favourites
 from moirai_tf.placement.deadline import Deadline, OutOfTimeError
 from moirai_tf.placement.exact.milp.backends import Limits
+from moirai_tf.placement.solve import make
 from tests.placement_cases import layered, problem_of
 
 _EIGHT = (1, 4, 4, 4, 4, 4, 4, 4)
@@ -228,3 +229,14 @@ def test_deadline_ends_a_method(method: object) -> None:
     problem = replace(layered(200, devices=8), devices=(*map(Device, "abcdefgh"),))
     with pytest.raises(OutOfTimeError):
         method(problem, _pack(problem), Deadline(0.0))  # type: ignore[operator]
+
+
+def test_what_a_method_makes_by_itself() -> None:
+    """One device takes 2 + 2 = 4; m-ETF runs b on d1 at once, where it is slower: 9."""
+    problem = problem_of({"a": (2, 9), "b": (2, 9)}, [])
+    made = make(problem, SolveOptions(solver="m-etf"))
+    assert made is not None
+    assert made[0].schedule.makespan_ns == 9
+    assert solve(problem, SolveOptions(solver="m-etf")).makespan_ns == 4
+    unable = problem_of({"a": (2, None), "b": (None, 9)}, [])
+    assert make(unable, SolveOptions(solver="single")) is None

@@ -33,6 +33,8 @@ from moirai_tf.model.validate import function_attrs
 
 Properties: TypeAlias = device_properties_pb2.DeviceProperties
 
+Counts: TypeAlias = dict[bytes, Mapping[str, int]]
+"""What Grappler says of one graph: a device's properties -> node -> nanoseconds."""
 Column = list[tuple[int | None, int]]
 """(time, traffic) of each operator, in nanoseconds; time None where the device has no kernel."""
 
@@ -60,7 +62,7 @@ _NO_KERNEL = (
 """Ops that start nothing on a GPU: they hand on a buffer, or only the host does something."""
 
 
-def analytical(graph: Graph, device: Device, trips: int) -> Column:
+def analytical(graph: Graph, device: Device, trips: int, counts: Counts | None = None) -> Column:
     """Costs of every operator on one device, as if all that can run there did.
 
     A loop costs its trip count times its body and condition, a branch its most expensive function,
@@ -70,12 +72,13 @@ def analytical(graph: Graph, device: Device, trips: int) -> Column:
       graph: the flat graph, with static shapes.
       device: a CPU or GPU with the properties that Grappler needs.
       trips: iterations of a loop whose count is not static.
+      counts: of other devices and this graph; it grows. Grappler counts once for all GPUs.
 
     Raises:
       MoiraiError: a property of the device is missing or unknown, or Grappler refuses the graph.
     """
     _check(device)
-    own = _own_costs(graph, device)
+    own = _own_costs(graph, device, {} if counts is None else counts)
     return [
         (None, 0)
         if device.type not in operator.device_types
@@ -109,13 +112,13 @@ def _check(device: Device) -> None:
             )
 
 
-def _own_costs(graph: Graph, device: Device) -> Mapping[str, tuple[int, int]]:
+def _own_costs(graph: Graph, device: Device, counts: Counts) -> Mapping[str, tuple[int, int]]:
     """Node -> (time, traffic) in nanoseconds, without the functions that it holds."""
     properties = _COUNTER if device.type == "GPU" else _cpu_properties(device)
     boundless = Properties()
     boundless.CopyFrom(properties)
     boundless.bandwidth = _BOUNDLESS_KB_PER_S
-    whole, compute = _grappler_times(graph, properties), _grappler_times(graph, boundless)
+    whole, compute = (_counted(graph, wanted, counts) for wanted in (properties, boundless))
     memory = {name: max(0, whole[name] - compute[name]) for name in whole}
     if device.type == "CPU":
         return {name: (whole[name], memory[name]) for name in whole}
@@ -182,12 +185,20 @@ def _functions_time(graph: Graph, operator: Operator, device: Device, trips: int
 
 def _body_time(body: Graph, device: Device, trips: int) -> int:
     """Sum over a function's operators; its host operators count nothing on a GPU."""
-    own = _own_costs(body, device)
+    own = _own_costs(body, device, {})
     return sum(
         own[operator.name][0] + _functions_time(body, operator, device, trips)
         for operator in body.operators
         if device.type in operator.device_types and operator.op not in CLIENT_OPS
     )
+
+
+def _counted(graph: Graph, properties: Properties, counts: Counts) -> Mapping[str, int]:
+    """Grappler's simulated run, from memory if there was one."""
+    key = properties.SerializeToString(deterministic=True)
+    if key not in counts:
+        counts[key] = _grappler_times(graph, properties)
+    return counts[key]
 
 
 def _grappler_times(graph: Graph, properties: Properties) -> Mapping[str, int]:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from moirai_tf.cluster import Cluster, Device
-from moirai_tf.cost.analytical import Column, analytical
+from moirai_tf.cost.analytical import Column, Counts, analytical
 from moirai_tf.cost.device_times import measure_devices
 from moirai_tf.cost.gpu_steps import with_rests
 from moirai_tf.cost.handling import measured_handling
@@ -192,6 +192,7 @@ def _here_or_computed(
 ) -> None:
     """Fills in the devices of this process, measured once for all, and those that are nowhere."""
     times: list[int] = []
+    counts: Counts = {}
     measurement = None
     if any(_is_measured(device, options) for device in devices):
         times, measurement = measure(
@@ -206,7 +207,7 @@ def _here_or_computed(
             columns[device.name] = _measured_column(graph, device, times)
             profiles[device.name] = DeviceProfile(device, MEASURE, measurement)
         else:
-            columns[device.name] = _computed_column(graph, device, options)
+            columns[device.name] = _computed_column(graph, device, options, counts)
             profiles[device.name] = DeviceProfile(device, ANALYTICAL)
 
 
@@ -262,10 +263,12 @@ def _measured_column(graph: Graph, device: Device, times: Sequence[int | None]) 
     ]
 
 
-def _computed_column(graph: Graph, device: Device, options: ProfileOptions) -> Column:
+def _computed_column(
+    graph: Graph, device: Device, options: ProfileOptions, counts: Counts
+) -> Column:
     return [
         (None if time is None else round(time / device.speed), round(traffic / device.speed))
-        for time, traffic in analytical(graph, device, options.trip_count)
+        for time, traffic in analytical(graph, device, options.trip_count, counts)
     ]
 
 

@@ -6,6 +6,7 @@ import errno
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ DEFAULT_SIGNATURE = "serving_default"
 _LOGGER = logging.getLogger(__name__)
 
 _MOST_BYTES = (1 << 31) - 1
+_VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})
+_ASSIGNMENTS = frozenset({"AssignVariableOp", "Assign"})
 PB, PBTXT, CPB = "saved_model.pb", "saved_model.pbtxt", "saved_model.cpb"
 
 
@@ -32,6 +35,19 @@ class SavedModel:
 
     path: Path
     proto: Any
+
+    @cached_property
+    def weightless(self) -> bool:
+        """Whether its variables have values nowhere, so that it can be planned but not run."""
+        if (self.path / "variables" / "variables.index").is_file():
+            return False
+        ops = {
+            node.op
+            for meta_graph in self.proto.meta_graphs
+            for part in (meta_graph.graph_def, *meta_graph.graph_def.library.function)
+            for node in (part.node_def if hasattr(part, "node_def") else part.node)
+        }
+        return bool(ops & _VARIABLES) and not ops & _ASSIGNMENTS
 
     def meta_graph(self, tags: Sequence[str] = ()) -> Any:
         """The `MetaGraphDef` with exactly these tags, or the only one if no tags are given.

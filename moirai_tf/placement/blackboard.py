@@ -34,6 +34,26 @@ Progress = Callable[[Incumbent, int], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """What a method by itself arrived at."""
+
+    schedule: Schedule
+    time_s: float
+    """How long it took, without bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A step of a learned method."""
+
+    time_s: float
+    makespan_ns: int
+    """Of the placement that it ended with, whether or not that fits memory."""
+    best_ns: int
+    """The least so far that does."""
+
+
+@dataclass(frozen=True, slots=True)
 class SumBound:
     """A proved lower bound on a weighted sum, and the argument that proved it."""
 
@@ -67,8 +87,12 @@ class Search:
     sum_bound: SumBound | None = None
     """On the objective itself, if it is a weighted sum and was bounded as one."""
     history: list[Incumbent] = field(default_factory=list)
-    baselines: dict[str, int] = field(default_factory=dict)
-    """Objective of each heuristic that was run, rounded up to whole ns."""
+    made: dict[str, Made] = field(default_factory=dict)
+    """By each method that was run to compare with."""
+    episodes: int = 0
+    """The most that a learned method plays."""
+    learned: list[Episode] = field(default_factory=list)
+    """The learning curve, if a method has one."""
     notes: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     """What the checker said about schedules that were offered and refused."""
@@ -89,9 +113,9 @@ class Search:
         if self.progress:
             self.progress(self.history[-1], math.floor(self.lower_bound_ns))
 
-    def baseline(self, schedule: Schedule, name: str) -> None:
+    def baseline(self, schedule: Schedule, name: str, time_s: float) -> None:
         """Notes what a heuristic reaches, and offers its schedule."""
-        self.baselines[name] = math.ceil(self.value_ns(schedule))
+        self.made[name] = Made(schedule, time_s)
         self.offer(schedule, name)
 
     def prove(self, bound: Bound) -> None:

@@ -19,6 +19,11 @@ class Deadline:
         self._began = now_s()
         self._limit_s = limit_s
 
+    @property
+    def limit_s(self) -> float:
+        """Seconds from the start to the end."""
+        return self._limit_s
+
     def elapsed_s(self) -> float:
         """Seconds since the start."""
         return now_s() - self._began

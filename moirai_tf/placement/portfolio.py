@@ -17,6 +17,7 @@ from moirai_tf.placement.exact.blocks.driver import Decomposition
 from moirai_tf.placement.exact.milp.backends import solve_with_gurobi, solve_with_highs
 from moirai_tf.placement.exact.milp.driver import Milp, size
 from moirai_tf.placement.improve.local_search import LocalSearch
+from moirai_tf.placement.learned.placeto import Placeto
 from moirai_tf.placement.objective import LATENCY, MAKESPAN
 from moirai_tf.placement.prepare import compile_beside
 
@@ -24,6 +25,8 @@ _QUICK_OPERATORS = 3_000
 """Up to so many, a sweep of local search takes about a second."""
 _BLOCKS_SHARE = 0.75
 """Of the time for decomposition, should it not end by itself."""
+_PUBLISHED_SHARE = 0.1
+"""Of the time for methods with a linear program."""
 _TINY, _TINY_SHARE = 2_000, 0.5
 """Rows of a model that is solved first, and the share of the time for it: a second, mostly, in
 which nothing has to be compiled."""
@@ -41,6 +44,10 @@ class Auto:
     def run(self, search: Search) -> None:
         """Heuristics, decomposition amid local search, exact model; says where it stopped."""
         construct_all(search)
+        if not search.closed and search.objective.latency_weight > 0:
+            with search.deadline.limited(_PUBLISHED_SHARE):
+                for method in PUBLISHED:
+                    method.construct(search)
         if not search.closed and size(search) <= _TINY:
             with search.deadline.limited(_TINY_SHARE):
                 self.exact.improve(search)
@@ -87,6 +94,7 @@ STRATEGIES: dict[str, Strategy] = {
         Single(),
         *HEURISTICS,
         *PUBLISHED,
+        Placeto(),
     )
 }
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.options import check_options, option
-from moirai_tf.placement.blackboard import Incumbent, Progress, Search, Strategy
+from moirai_tf.placement.blackboard import Episode, Incumbent, Made, Progress, Search, Strategy
 from moirai_tf.placement.bound import paths
 from moirai_tf.placement.bound.packing import InfeasibleError, pack
 from moirai_tf.placement.check import check
@@ -59,6 +59,7 @@ class SolveOptions:
         choices=OBJECTIVES,
     )
     latency_weight: float = option(0.5, "share of the makespan in the weighted objective")
+    episodes: int = option(1000, "most episodes of the solver that learns, placeto")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -68,6 +69,7 @@ class SolveOptions:
             ("time_limit_s", self.time_limit_s, self.time_limit_s > 0, "above 0"),
             ("mip_gap", self.mip_gap, 0 <= self.mip_gap < 1, "at least 0 and below 1"),
             ("threads", self.threads, self.threads >= 1, "at least 1"),
+            ("episodes", self.episodes, self.episodes >= 1, "at least 1"),
             ("seed", self.seed, 0 <= self.seed < 2**31, "at least 0 and below 2**31"),
             ("min_gain", self.min_gain, 0 <= self.min_gain < 1, "at least 0 and below 1"),
         ):
@@ -112,6 +114,8 @@ class Result:
     """Its makespan, with the transfers to and from such operators."""
     single_schedule: Schedule | None = None
     """The schedule of that device, with the same bound."""
+    learned: tuple[Episode, ...] = ()
+    """The learning curve, if the solver learns."""
 
     @property
     def makespan_ns(self) -> int | None:
@@ -184,6 +188,38 @@ def solve(
     return _result(reduced, search, options)
 
 
+def make(problem: Problem, options: SolveOptions) -> tuple[Made, tuple[Episode, ...]] | None:
+    """What a method that compares makes by itself: no bound, no other method's schedule.
+
+    Args:
+      problem: what to place.
+      options: the method as `solver`, and its budget.
+
+    Returns:
+      Its schedule, as the exact checker accepts it, and its learning curve; None if the method
+      has none, as where no single device suffices.
+
+    Raises:
+      MoiraiError: the problem's data is faulty.
+      OutOfTimeError: the method was not done within the time limit.
+      InfeasibleError: nothing fits.
+    """
+    require_valid(problem)
+    reduced = reduce(problem)
+    search = _started(reduced.problem, Deadline(options.time_limit_s), options, None)
+    if search is None:
+        return None
+    options.strategy().construct(search)  # type: ignore[attr-defined]
+    made = search.made.get(options.solver)
+    if made is None:
+        return None
+    schedule = reduced.invert(made.schedule)
+    faults = check(problem, schedule)
+    if faults:
+        raise AssertionError(f"{options.solver}: {faults[0]}")
+    return Made(schedule, made.time_s), tuple(search.learned)
+
+
 def _started(
     problem: Problem, deadline: Deadline, options: SolveOptions, progress: Progress | None
 ) -> Search | None:
@@ -199,13 +235,14 @@ def _started(
         mip_gap=options.mip_gap,
         threads=options.threads,
         seed=options.seed,
+        episodes=options.episodes,
         best=alone.schedule if alone else simulate(problem, [packing[u] for u in problem.unit_of]),
         alone=alone,
         progress=progress,
         objective=options.minimised(),
     )
     if alone:
-        search.baseline(search.best, "single")
+        search.baseline(search.best, "single", deadline.elapsed_s())
     else:
         search.offer(search.best, "packing")
     return search
@@ -234,7 +271,10 @@ def _result(reduced: Reduction, search: Search, options: SolveOptions) -> Result
         because=because,
         messages=(*notes, f"bound: {search.how_bounded}", *search.faults),
         history=tuple(search.history),
-        baselines=tuple(search.baselines.items()),
+        baselines=tuple(
+            (name, math.ceil(search.value_ns(made.schedule))) for name, made in search.made.items()
+        ),
+        learned=tuple(search.learned),
         single_device=None if alone is None else reduced.original.devices[alone.device].name,
         single_device_ns=None if alone is None else alone.schedule.makespan_ns,
         single_schedule=by_one,

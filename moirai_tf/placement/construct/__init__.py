@@ -4,7 +4,7 @@ A heuristic takes the problem, a packing that proves it feasible, and the deadli
 then. HEFT, ETF, m-ETF, m-SCT and GETF place one operator after another in a `PartialSchedule`;
 m-TOPO chooses devices and lets `simulate` play them. All follow a `Reservation`, so tight memory
 and colocation never lead them into a dead end. A new one is a module here and an entry in
-`heuristics.HEURISTICS`, or in `PUBLISHED` if no other strategy is to run it.
+`heuristics.HEURISTICS`, or in `PUBLISHED` if it may take seconds.
 """
 
 from moirai_tf.placement.construct.etf import etf

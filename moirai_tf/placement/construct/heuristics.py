@@ -38,9 +38,10 @@ class Constructive:
 
     def construct(self, search: Search) -> None:
         """Offers the heuristic's schedule and notes its makespan."""
+        began_s = search.deadline.elapsed_s()
         with interpreted(len(search.problem.operators)):
             schedule = self.make(search.problem, search.packing, search.deadline)
-        search.baseline(schedule, self.name)
+        search.baseline(schedule, self.name, search.deadline.elapsed_s() - began_s)
 
     def run(self, search: Search) -> None:
         """Constructs, then bounds."""
@@ -53,6 +54,9 @@ class Single:
     """The best single device, which every search has looked at before it starts."""
 
     name: str = "single"
+
+    def construct(self, search: Search) -> None:
+        """Nothing is left to do."""
 
     def run(self, search: Search) -> None:
         """Only bounds."""
@@ -69,7 +73,7 @@ PUBLISHED = (
     Constructive("m-sct", m_sct),
     Constructive("getf", getf),
 )
-"""Methods of others to compare with, which no other strategy runs."""
+"""Methods that take seconds on large problems, two of them for a linear program."""
 
 
 def construct_all(search: Search) -> None:

@@ -1,0 +1,1 @@
+"""Placement learned by trial, episode after episode."""
