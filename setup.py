@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 COMMANDS = (
     "optimize", "inspect", "profile", "place", "verify", "bench", "report", "strip", "remap",
-    "cluster", "compare", "export_serving",
+    "cluster", "compare", "export_onnx", "export_serving",
 )  # fmt: skip
 
 setup(
@@ -55,17 +55,22 @@ setup(
         "gurobi": ["gurobipy>=12"],
         "docs": ["pdoc>=15"],
         "lint": ["mypy>=2.4,<3", "ruff>=0.17,<0.18", "types-PyYAML"],
+        "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "tf2onnx>=1.17"],
         "publish": ["build>=1.2", "twine>=6"],
         "report": ["plotly>=6"],
         "serving": ["tensorflow-serving-api>=2.18,<2.22"],
         "test": [
             "hypothesis",
             "keras-hub>=0.31,<0.33",
+            "onnx>=1.19",
+            "onnxruntime>=1.23",
             "plotly>=6",
             "pytest>=9,<10",
             "pytest-xdist>=3.8",
             "tensorflow-serving-api>=2.18,<2.22",
             "tensorflow-text>=2.18,<2.22",
+            "tf2onnx>=1.17",
+            "tritonclient>=2.50",
         ],
     },
     entry_points={

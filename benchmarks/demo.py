@@ -8,11 +8,10 @@ slowed, which are real and take longer. `make demo` runs this with everything it
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -34,11 +33,10 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "images of one inference, wi
 _REPEATS = flags.DEFINE_integer("repeats", 10, "measured runs")
 
 _GPU_BATCH_SIZE = 16
-_NETS = 8
+_QUICK = {"repeats": 10, "time_limit_s": 10.0}
 _GPUS = "an ensemble of eight convolutional nets on four unequal GPUs, which are emulated"
 _NO_COMPILER = "no GPUs can be emulated here, so InceptionV3 is placed on two workers instead"
 _NEXT_STEPS = """
-Look at it:           moirai_report --placed_dir={output} --output=report.html
 Place your own model: moirai_optimize --saved_model_dir=model
 On TensorFlow servers that are real and unequal: python -m benchmarks.demo --workers"""
 
@@ -56,8 +54,24 @@ def main() -> None:
             print(f"{_NO_COMPILER}: {error}", flush=True)
             summary, report = _on_workers(work)
     facts = {"summary": summary.facts, "measured": report.facts}
-    text = [summary.text(verbose=_flags.VERBOSE.value), "", str(report)]
-    _flags.tell("\n".join([*text, _NEXT_STEPS.format(output=summary.output)]), facts)
+    text = [summary.text(verbose=_flags.VERBOSE.value), "", *_measured(report), _NEXT_STEPS]
+    _flags.tell("\n".join(text), facts)
+
+
+def _measured(report: BenchReport) -> list[str]:
+    """What was promised and what was measured, small enough for any terminal."""
+    from moirai_tf.bench.trace import table
+    from moirai_tf.cluster.units import milliseconds
+
+    rows = [("", "predicted", "measured")]
+    for row in report.rows:
+        predicted = "-" if row.predicted_ns is None else milliseconds(row.predicted_ns)
+        name = "this placement" if row.baseline else row.name.replace("/device:", "")
+        rows.append((name, predicted, milliseconds(row.measured.median_ns)))
+    placed = report.rows[-1].name
+    gains = [report.predicted_speedup(placed), report.measured_speedup(placed)]
+    rows.append(("speed-up", *("-" if gain is None else f"{gain:.2f}x   " for gain in gains)))
+    return table(rows)
 
 
 class _NoCompilerError(Exception):
@@ -66,11 +80,12 @@ class _NoCompilerError(Exception):
 
 def _on_gpus(work: Path) -> tuple[Summary, BenchReport]:
     """The whole way in processes that have the GPUs of the cluster file."""
+    from benchmarks.demo_steps import build_ensemble, placed_and_measured
+    from benchmarks.emulated_clusters import emulated_cluster
     from laboratory import emulated_gpu
-    from moirai_tf.cluster import read_cluster
     from moirai_tf.runtime.child import Child, without_gpus
 
-    cluster = read_cluster(Path(__file__).parents[1] / "configs" / "emulated_four_gpus.yaml")
+    cluster = emulated_cluster("gpus")
     print(_GPUS, flush=True)
     with stage("compile the GPUs"):
         try:
@@ -85,45 +100,23 @@ def _on_gpus(work: Path) -> tuple[Summary, BenchReport]:
 
     model, placed = work / "ensemble", work / "ensemble_placed"
     with stage("build the model"):
-        child("building the model", without_gpus([])).call(_build_ensemble, model)
+        child("building the model", without_gpus([])).call(build_ensemble, model)
     return child("the demo", environment).call(
-        _placed_and_measured, model, placed, cluster, {"batch_size": _GPU_BATCH_SIZE}, 30
+        placed_and_measured, model, placed, cluster, {**_QUICK, "batch_size": _GPU_BATCH_SIZE}, 30
     )
 
 
 def _on_workers(work: Path) -> tuple[Summary, BenchReport]:
     """The whole way on TensorFlow servers of this machine."""
+    from benchmarks.demo_steps import fresh, placed_and_measured
     from tests.zoo import application
 
     model, placed = work / "inception_v3", work / "inception_v3_placed"
     with stage("build the model"):
-        _fresh(model, application("InceptionV3", _IMAGE_SIZE.value).build)
+        fresh(model, application("InceptionV3", _IMAGE_SIZE.value).build)
     with _workers() as cluster:
         options = {"batch_size": _BATCH_SIZE.value, "repeats": 10}
-        return _placed_and_measured(model, placed, cluster, options, _REPEATS.value)
-
-
-def _placed_and_measured(
-    model: Path, placed: Path, cluster: Cluster, options: dict[str, Any], repeats: int
-) -> tuple[Summary, BenchReport]:
-    import moirai_tf
-    from moirai_tf.bench import BenchOptions, bench
-
-    summary = moirai_tf.optimize(model, placed, cluster, overwrite=True, **options)
-    with stage("measure"):
-        return summary, bench(model, [placed], cluster, BenchOptions(repeats=repeats, warmup=3))
-
-
-def _build_ensemble(path: Path) -> None:
-    from benchmarks.cluster_models import ensemble
-
-    _fresh(path, ensemble(_NETS))
-
-
-def _fresh(path: Path, build: Callable[[Path], object]) -> None:
-    if path.exists():
-        shutil.rmtree(path)
-    build(path)
+        return placed_and_measured(model, placed, cluster, options, _REPEATS.value)
 
 
 @contextmanager

@@ -39,6 +39,8 @@ _REPEATS = flags.DEFINE_integer("repeats", 15, "measured rounds")
 _PROFILE_REPEATS = flags.DEFINE_integer("profile_repeats", 8, "measured runs of a profile")
 _TIME_LIMIT_S = flags.DEFINE_float("time_limit_s", 15.0, "seconds for the solver")
 _VERIFY = flags.DEFINE_bool("verify", False, "prove moirai_tf's plans, which takes its time")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "rows of a request; 0: the model's own")
+_SPLIT = flags.DEFINE_enum("split", "auto", ["auto", "on", "off"], "whether batches are divided")
 _METHODS = flags.DEFINE_list("methods", [], "published methods to measure, too, such as m-sct")
 _WORK = flags.DEFINE_string("work", "", "directory that keeps the models between runs")
 _OUTPUT = flags.DEFINE_string("output", "", "file that keeps the rows (JSON)")
@@ -131,8 +133,10 @@ def measured(models: Mapping[str, Path], kind: str, settings: Settings) -> Itera
 def main(_: Sequence[str]) -> None:
     """Prints the table row by row, then the summary."""
     logging.set_verbosity(logging.WARNING)
-    settings = Settings(_REPEATS.value, _PROFILE_REPEATS.value, _TIME_LIMIT_S.value, _VERIFY.value,
-                        tuple(_METHODS.value))  # fmt: skip
+    settings = Settings(
+        _REPEATS.value, _PROFILE_REPEATS.value, _TIME_LIMIT_S.value, _VERIFY.value,
+        _BATCH_SIZE.value, _SPLIT.value, tuple(_METHODS.value),
+    )  # fmt: skip
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as directory:
         models = built(Path(_WORK.value or directory))

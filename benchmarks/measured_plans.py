@@ -16,7 +16,7 @@ from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import generate_inputs
 from moirai_tf.cost.layouts import alone
 from moirai_tf.cost.predict import predict
-from moirai_tf.pipeline import need
+from moirai_tf.pipeline import Pass, need
 from moirai_tf.placement import Problem, Schedule, SolveOptions, ready_queue
 from moirai_tf.placement.schedule import planned_orders
 from moirai_tf.placement.solve import make
@@ -85,6 +85,9 @@ class Settings:
     profile_repeats: int
     time_limit_s: float
     verify: bool
+    batch_size: int = 0
+    """0: the model's own."""
+    split: str = "auto"
     methods: tuple[str, ...] = ()
     """Published methods whose plans are measured as well."""
 
@@ -93,7 +96,8 @@ def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings
     """Profiles, places and measures one model on one cluster."""
     known = MODELS[name]
     has_gpus = any(device.type == "GPU" for device in cluster.devices)
-    batch_size = known.gpu_batch_size if has_gpus else known.batch_size
+    own_size = known.gpu_batch_size if has_gpus else known.batch_size
+    batch_size = settings.batch_size or own_size
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         pipeline = default_pipeline(
@@ -103,11 +107,18 @@ def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings
             repeats=settings.profile_repeats,
             warmup=3,
             time_limit_s=settings.time_limit_s,
+            split=settings.split,
         )
         pipeline = pipeline if settings.verify else pipeline.without("verify")
-        item = pipeline.run(MoiraiItem(model, cluster))
-        predicted = _written(item, cluster, work)
-        predicted |= _published(item, cluster, work, settings)
+        undivided = []
+
+        def keep_undivided(step: Pass, item: MoiraiItem) -> None:
+            if step.name == "place":
+                undivided.append(item)
+
+        item = pipeline.run(MoiraiItem(model, cluster), keep_undivided)
+        predicted = _written(item, undivided[0], cluster, work)
+        predicted |= _published(undivided[0], cluster, work, settings)
         placed = read_placed([work / BEST])
         signature = read_signature(model, placed)
         inputs = generate_inputs(signature.graph)
@@ -130,7 +141,7 @@ def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings
             devices={SINGLE: 1, BAD: len(cluster.devices), BEST: used}.get(
                 plan.removesuffix(FREE), 0
             ),
-            status=str(summary.status) if plan == BEST else "",
+            status=str(summary.status) + _shares(item) if plan == BEST else "",
             predicted_ns=predicted[plan],
             measured_ns=found[plan].median_ns,
             spread=found[plan].spread,
@@ -143,10 +154,17 @@ def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings
     ]
 
 
-def _written(item: MoiraiItem, cluster: Cluster, work: Path) -> dict[str, int]:
-    """Writes the plans beside moirai_tf's; returns what is predicted of all of them."""
+def _shares(item: MoiraiItem) -> str:
+    return "" if item.split is None else f", {' + '.join(map(str, item.split.shares))} rows"
+
+
+def _written(best: MoiraiItem, item: MoiraiItem, cluster: Cluster, work: Path) -> dict[str, int]:
+    """Writes the plans beside moirai_tf's; returns what is predicted of all of them.
+
+    They are plans of the model as it was, even if the best one divides its batch.
+    """
     problem, result, coarse = need(item.problem), need(item.result), need(item.coarse)
-    model, graph, plan = need(item.model), need(item.graph), need(item.plan)
+    model, graph, plan = need(item.model), need(item.graph), need(best.plan)
     bad = ready_queue(problem, bad_assignment(problem))
     names = [device.name for device in cluster.devices]
     chosen = {o.name: names[p.device] for o, p in zip(problem.operators, bad.placed, strict=True)}
@@ -169,7 +187,7 @@ def _written(item: MoiraiItem, cluster: Cluster, work: Path) -> dict[str, int]:
         BAD: predicted(bad, order_kept=True),
         BAD + FREE: predicted(bad, order_kept=False),
     }
-    if plan.order:
+    if plan.order and best.split is None:
         write(BEST + FREE, plan.placement)
         found[BEST + FREE] = predicted(need(result.schedule), order_kept=False)
     return found

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from moirai_tf.cluster import read_cluster as read_cluster
     from moirai_tf.cost.table import CostTable as CostTable
     from moirai_tf.errors import MoiraiError as MoiraiError
+    from moirai_tf.export.onnx import OnnxExport as OnnxExport
+    from moirai_tf.export.onnx import export_onnx as export_onnx
+    from moirai_tf.export.onnx_runner import OnnxRunner as OnnxRunner
     from moirai_tf.export.serving import ServingExport as ServingExport
     from moirai_tf.export.serving import export_serving as export_serving
     from moirai_tf.model.input_files import save_inputs as save_inputs
@@ -57,6 +60,8 @@ _MODULE_OF = {
         "moirai_tf.cluster": "Cluster Device Link read_cluster",
         "moirai_tf.cost.table": "CostTable",
         "moirai_tf.errors": "MoiraiError",
+        "moirai_tf.export.onnx": "OnnxExport export_onnx",
+        "moirai_tf.export.onnx_runner": "OnnxRunner",
         "moirai_tf.export.serving": "ServingExport export_serving",
         "moirai_tf.model.input_files": "save_inputs",
         "moirai_tf.model.load": "configure_logical_cpus",

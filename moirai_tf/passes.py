@@ -12,6 +12,7 @@ from moirai_tf.cost.coarse_problem import build_problem
 from moirai_tf.cost.memory import peak_memory
 from moirai_tf.cost.options import ANALYTICAL, MEASURE, ProfileOptions
 from moirai_tf.cost.profile import profile
+from moirai_tf.division import divided
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarsen import coarsen
 from moirai_tf.fusion.options import FuseOptions
@@ -23,7 +24,7 @@ from moirai_tf.model.op_libraries import load_op_libraries
 from moirai_tf.model.output import check_apart, check_output, publish, real_path
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.options import option
-from moirai_tf.pipeline import MoiraiItem, Pass, need
+from moirai_tf.pipeline import MoiraiItem, Pass, Pipeline, configured, need
 from moirai_tf.placement import json_text, schedule_to_json, solve
 from moirai_tf.placement.objective import LATENCY
 from moirai_tf.placement.place import PlaceOptions, Wishes, tell_progress
@@ -33,6 +34,7 @@ from moirai_tf.rewrite.directory import stage_placed, unplaced
 from moirai_tf.rewrite.kept_order import Order, plan_order
 from moirai_tf.rewrite.make_plan import make_plan, plan_of_nothing
 from moirai_tf.rewrite.plan import Plan
+from moirai_tf.split.options import OFF, SplitOptions
 from moirai_tf.summary import result_summary
 from moirai_tf.verify import VerifyOptions, verify
 from moirai_tf.wishes import limits_of, only_device
@@ -196,6 +198,30 @@ class Place(PlaceOptions, Pass):
 
 
 @dataclass(frozen=True)
+class Split(SplitOptions, Pass):
+    """Divides the batch of a request over devices where that is faster.
+
+    It stands behind `Place`, since only a placement of both models can tell: the passes before it
+    run once more on the model that divides, with the options that they had.
+    """
+
+    name: ClassVar[str] = "split"
+    chooses: ClassVar[bool] = True
+    requires: ClassVar[tuple[str, ...]] = ("model", "graph", "costs", "problem", "plan")
+
+    def __call__(self, item: MoiraiItem) -> MoiraiItem:
+        """Replaces everything from `model` on by what the divided model gives, or nothing."""
+        if self.split == OFF:
+            return item
+        again = (Fuse, Profile, Place)
+        values = {k: v for step in again for k, v in item.options.get(step.name, {}).items()}
+        if self.split == AUTO and (values.get("costs") or values.get("objective") != LATENCY):
+            return item
+        pipeline = Pipeline(configured(again, values))
+        return divided(item, self, pipeline.run)
+
+
+@dataclass(frozen=True)
 class Rewrite(Pass):
     """Writes the plan into a copy of the SavedModel, complete, beside its final place."""
 
@@ -223,7 +249,7 @@ class Rewrite(Pass):
         staged, plan = stage_placed(
             need(item.model), need(item.graph), replace(plan, options=_recorded(item)),
             self._output(item), overwrite=self.overwrite, order=order,
-            schedule=_schedule_text(item),
+            schedule=_schedule_text(item), split=item.split,
         )  # fmt: skip
         return replace(item, plan=plan, staged=staged)
 
@@ -281,7 +307,7 @@ class Publish(Pass):
         return replace(item, output=publish(need(item.staged)), staged=None)
 
 
-PASSES = (Import, Prune, Fuse, Alone, Profile, Place, Rewrite, Verify, Publish)
+PASSES = (Import, Prune, Fuse, Alone, Profile, Place, Split, Rewrite, Verify, Publish)
 
 
 def _promised(plan: Plan, order: Order | None) -> Plan:

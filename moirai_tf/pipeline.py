@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from moirai_tf.model.saved_model import SavedModel
     from moirai_tf.placement import Problem, Result
     from moirai_tf.rewrite.plan import Plan
+    from moirai_tf.split.record import SplitEdit
     from moirai_tf.verify import VerifyReport
 
 T = TypeVar("T")
@@ -51,6 +52,10 @@ class MoiraiItem:
     """The placed model, complete but not yet in its place."""
     output: Path | None = None
     report: VerifyReport | None = None
+    split: SplitEdit | None = None
+    """How the batch of `model` was divided."""
+    undivided: str = ""
+    """Why it was not, if that was considered."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Pass -> option -> value, for the passes that have run."""
 

@@ -92,6 +92,10 @@ class Summary:
     """How the solver came to schedule and bound."""
     report: VerifyReport | None
     output: Path | None
+    shares: tuple[int, ...] = ()
+    """Rows of each share of the batch; none if it is whole."""
+    undivided: str = ""
+    """Why the batch is whole, if dividing it was considered."""
     times: tuple[StageTime, ...] = ()
     """Where the time went."""
     weightless: bool = False
@@ -151,6 +155,7 @@ class Summary:
         lines = [self.verdict, ""]
         if self.placed is not None:
             lines += [*_device_table(self, self.placed), "", *_latency_lines(self, self.placed)]
+        lines += _batch_lines(self, verbose=verbose)
         lines += _where_lines(self, verbose=verbose)
         if verbose:
             lines += [] if self.placed is None else _proof_lines(self.placed)
@@ -176,6 +181,8 @@ def summarise(item: MoiraiItem, times: tuple[StageTime, ...] = ()) -> Summary:
         messages=() if result is None else result.messages,
         report=item.report,
         output=item.output,
+        shares=() if item.split is None else item.split.shares,
+        undivided=item.undivided,
         times=times,
         weightless=item.model is not None and item.model.weightless,
     )
@@ -213,6 +220,14 @@ def _latency_lines(summary: Summary, placed: PlanSummary) -> Iterator[str]:
     elif placed.used != (single,):
         name = short_devices(placed.devices)[single]
         yield f"one device  {milliseconds(alone_ns)}{_computed(placed, [single])} on {name}"
+
+
+def _batch_lines(summary: Summary, *, verbose: bool) -> Iterator[str]:
+    if summary.shares:
+        shares = " + ".join(map(str, summary.shares))
+        yield f"batch       divided into {shares} rows; what is proved holds for these shares"
+    elif summary.undivided and verbose:
+        yield f"batch       not divided: {summary.undivided}"
 
 
 def _where_lines(summary: Summary, *, verbose: bool) -> Iterator[str]:

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moirai_tf.graph.graph import CLIENT_OPS, Graph
+from moirai_tf.graph.importer import import_graph
+from moirai_tf.graph.options import ImportOptions
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.output import discard, publish
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.rewrite.directory import stage_placed, unplaced
 from moirai_tf.rewrite.make_plan import transfers_of
 from moirai_tf.rewrite.plan import Plan, PlanDevice
-from tests.saved_models import graph_of
 
 CPUS = ("/device:CPU:0", "/device:CPU:1")
 
@@ -57,7 +58,7 @@ def place(
     A given placement names only operators that are not on the first device.
     """
     model = unplaced(read_saved_model(source))
-    graph = prune(graph_of(source, **options))
+    graph = prune(import_graph(model, ImportOptions(**options)))
     if placement is None:
         full = scattered(graph, devices, seed)
     else:

@@ -71,6 +71,7 @@ def scatter_pipeline(entry: ZooEntry, output: Path, devices: int) -> Pipeline:
         source="analytical",
         inputs=str(inputs),
         output_dir=str(output),
+        profile_anyway=True,
     ).replaced(Scatter(seed=devices))
 
 

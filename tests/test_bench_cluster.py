@@ -44,7 +44,7 @@ def placed_on(cluster: Cluster, model: Path, output: Path, batch_size: int = 16)
     """The ensemble, its branches on both devices."""
     optimize(
         model, output, described(cluster), batch_size=batch_size, source="analytical",
-        solver="heft", verify=False,
+        solver="heft", verify=False, split="off",
     )  # fmt: skip
     assert len(set(read_plan(output).placement.values())) == 2
     return output

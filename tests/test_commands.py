@@ -23,7 +23,7 @@ ZooDir = Callable[[str], Path]
 
 COMMANDS = (
     "optimize", "inspect", "profile", "place", "verify", "bench", "report", "strip", "remap",
-    "compare", "export_serving",
+    "compare", "export_onnx", "export_serving",
 )  # fmt: skip
 
 INSTANCE = """{"name": "fork", "source": "by hand",
@@ -76,7 +76,7 @@ def test_help_explains_the_command(command: str) -> None:
     assert f"moirai_{command} --" in done.stdout
     assert "Example:" in done.stdout
     assert "--saved_model_dir" in done.stdout or "--placed_dir" in done.stdout
-    if command not in ("verify", "bench", "report", "strip", "remap", "export_serving"):
+    if command in ("optimize", "inspect", "profile", "place"):
         assert "--batch_size" in done.stdout
     if command in ("strip", "remap"):
         assert "--[no]overwrite" in done.stdout
@@ -167,6 +167,12 @@ def test_profile_optimize_verify_bench_remap_strip(zoo_dir: ZooDir, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert f"version     {base / '3'}" in done.stdout
     assert "batches     1, 2, 4, 8, 16, 32, 64" in done.stdout
+
+    exported = tmp_path / "exported"
+    done = run("export_onnx", f"--placed_dir={placed}", f"--output_dir={exported}", "--opset=17")
+    assert done.returncode == 0, done.stderr
+    assert "nodes by name (100%)" in done.stdout
+    assert (exported / "parts" / "part_000.onnx").is_file()
 
     moved = tmp_path / "moved"
     swap = ("--device=/device:CPU:0=/device:CPU:1", "--device=/device:CPU:1=/device:CPU:0")

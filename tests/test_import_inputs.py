@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import shlex
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,31 @@ def test_strings_arrive_as_they_are(form: str, case: str, tmp_path: Path, words:
         file.write_bytes(gzip.compress(file.read_bytes()))
     graph = graph_of(words, inputs=str(file))
     assert load_inputs(graph, file)["words"].tolist() == given
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("said", [1 << 62, 1 << 34, 1_000])
+def test_records_that_say_more_than_there_is(
+    said: int, zipped: bool, tmp_path: Path, words: Path
+) -> None:
+    """The checksum of the length is right, and TensorFlow's reader dies of making room for it."""
+    head = struct.pack("<Q", said)
+    content = head + struct.pack("<I", _masked_checksum(head)) + b"x" * 100
+    file = tmp_path / "inputs"
+    file.write_bytes(gzip.compress(content) if zipped else content)
+    with pytest.raises(MoiraiError, match=r"records have more than|longer than what is there"):
+        graph_of(words, inputs=str(file))
+
+
+def _masked_checksum(data: bytes) -> int:
+    """CRC-32C (polynomial 0x82F63B78, reflected), turned by 15 bits and shifted by a constant."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    value ^= 0xFFFFFFFF
+    return ((value >> 15 | value << 17 & 0xFFFFFFFF) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def test_example_whose_last_value_is_zero(tmp_path: Path) -> None:

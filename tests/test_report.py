@@ -19,8 +19,10 @@ from moirai_tf.bench.trace import Trace, read_measured, write_trace
 from moirai_tf.fusion.coarse import CoarseGraph, CoarseTensor, FusedOperator
 from moirai_tf.graph.graph import Graph, TensorRef
 from moirai_tf.graph.names import short_names
+from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.report import content_of, page_of, write_report
 from moirai_tf.report.critical import Step, critical_path
+from moirai_tf.report.model_explorer import write_node_data
 from moirai_tf.rewrite.plan_file import (
     PlannedSchedule,
     ScheduledOperator,
@@ -168,6 +170,28 @@ def test_without_plotly_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(MoiraiError, match=r"moirai_tf\[report\]"):
         page_of(content_of(placed))
+
+
+def test_model_explorer_finds_every_node_of_the_plan(placed: Path, tmp_path: Path) -> None:
+    """By its position in its graph; in functions 0 is what stands for their inputs."""
+    content = content_of(placed)
+    write_node_data(content, placed, tmp_path / "nodes.json")
+    data = json.loads((tmp_path / "nodes.json").read_text())
+    graph_def = read_saved_model(placed).meta_graph(read_plan(placed).tags).graph_def
+    bodies = {f.signature.name: [None, *f.node_def] for f in graph_def.library.function}
+    bodies["main"] = list(graph_def.node)
+    texts = []
+    for name, found in data.items():
+        for number, shown in found["results"].items():
+            device = bodies[name][int(number)].device
+            texts.append(shown["value"])
+            assert f"/device:{shown['value'].partition(',')[0]}" == device
+            assert re.fullmatch("#[0-9a-f]{6}", shown["bgColor"])
+    known = {device.name for device in read_plan(placed).devices}
+    devices = [n.device for nodes in bodies.values() for n in nodes if n is not None]
+    assert len(texts) == sum(device in known for device in devices) > 0
+    busy = [span for span in content.planned.spans if span.duration_ns]
+    assert sum(" ms" in text for text in texts) == len(busy)
 
 
 def test_the_timeline_alone_is_a_picture(placed: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The model is x -> a -> b -> y with a constant k that a and b read, and a variabl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -179,6 +180,41 @@ def test_a_detour_over_a_third_device_is_found() -> None:
         f"run: the transfer of 'a' from {cpus[0]} to {cpus[2]} is not planned",
         f"run: the transfer of 'a' from {cpus[2]} to {cpus[1]} is not planned",
     ]
+
+
+@pytest.mark.parametrize("servers", [True, False])
+def test_a_server_may_pass_a_tensor_on_to_another_of_its_devices(servers: bool) -> None:
+    """k is read on 2 (by a) and on 1 (by b); it arrives at 2, and 1 has it from there.
+
+    That is how TensorFlow does it where both are devices of one other server, and a detour else.
+    """
+    task = "/job:w/replica:0/task:1" if servers else ""
+    devices = {
+        "CPU:0": _device(0),
+        "CPU:1": f"{task}/device:CPU:1",
+        "CPU:2": f"{task}/device:CPU:2",
+    }
+    x = "_arg_x_0_0"
+    nodes = [
+        _node(x, "_Arg", 0), _const("k", 0), *_pair(x, 0, 2), *_pair("k", 0, 2),
+        *_pair("k@2", 2, 1), _node("a", "Mul", 2, f"{x}@2", "k@2"), *_pair("a", 2, 1),
+        *_as_planned()[7:9], _node("b", "AddN", 1, "a@1", "k@2@1", "read"), *_as_planned()[10:],
+    ]  # fmt: skip
+    placement = {**_PLACEMENT, "a": 2}
+    transfers = [("x", 0, 2), ("k", 0, 2), ("k", 0, 1), ("a", 2, 1), ("b", 1, 0)]
+    names = list(devices.values())
+    plan = replace(
+        _plan(placement, []),
+        placement={name: names[cpu] for name, cpu in placement.items()},
+        transfers=tuple(PlanTransfer(t, 0, names[s], names[d], 4) for t, s, d in transfers),
+    )
+    graph = PartitionedGraph(
+        [graph_pb2.GraphDef(node=nodes)],
+        Names(plan.placement, _model_nodes(), frozenset({"x"})), devices,
+    )  # fmt: skip
+    for grappler in (True, False):
+        _, findings = prove(Evidence("run", graph, {}, devices), plan, grappler=grappler)
+        assert bool(findings) != servers
 
 
 @pytest.mark.parametrize(

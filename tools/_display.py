@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _PLAIN_EVERY_S = 30.0
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _WORTH_A_LINE_S = 1.0
 """Stages that took less leave no line behind."""
 
@@ -41,7 +42,7 @@ class Display:
             self._console = Console(stderr=True, highlight=False)
             self._live = Live(
                 get_renderable=self._rendered, console=self._console, transient=True,
-                redirect_stdout=False, redirect_stderr=False,
+                redirect_stdout=False, redirect_stderr=False, refresh_per_second=8,
             )  # fmt: skip
             self._live.start()
         elif not self._quiet:
@@ -91,13 +92,11 @@ class Display:
             self._console.print(text, markup=False)
 
     def _rendered(self) -> Any:
-        from rich.spinner import Spinner
         from rich.text import Text
 
-        if not self.where:
-            return Text("")
-        text = f"{self.elapsed}  {self.where}"
-        return Spinner("dots", Text(text, no_wrap=True, overflow="ellipsis"))
+        turn = _SPINNER[int(time.monotonic() * 8) % len(_SPINNER)]
+        text = f"{turn} {self.elapsed}  {self.where}" if self.where else ""
+        return Text(text, no_wrap=True, overflow="ellipsis")
 
     def _now_and_then(self) -> None:
         while not self._done.wait(_PLAIN_EVERY_S):

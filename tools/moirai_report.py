@@ -22,6 +22,9 @@ _BENCH = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
     "output", None, "HTML file to write; if it ends in .svg, a picture of the timeline alone"
 )
+_MODEL_EXPLORER = flags.DEFINE_string(
+    "model_explorer", None, "also write node data (JSON) that Model Explorer lays over the model"
+)
 flags.mark_flags_as_required(["placed_dir", "output"])
 _flags.define(OpLibraryOptions)
 
@@ -30,9 +33,17 @@ def main() -> None:
     """Reads the plan, writes the page."""
     content = content_of(_PLACED_DIR.value, _BENCH.value)
     write_report(content, _OUTPUT.value)
+    if _MODEL_EXPLORER.value:
+        from moirai_tf.report.model_explorer import write_node_data  # with plotly's colours
+
+        write_node_data(content, _PLACED_DIR.value, _MODEL_EXPLORER.value)
     _flags.tell(
         f"{content.verdict}\nreport: {_OUTPUT.value}",
-        {"verdict": content.verdict, "output": _OUTPUT.value},
+        {
+            "verdict": content.verdict,
+            "output": _OUTPUT.value,
+            "model_explorer": _MODEL_EXPLORER.value,
+        },
     )
 
 

@@ -24,6 +24,7 @@ from moirai_tf.bench.models import (
     fused,
     logical_cpus,
     opened,
+    planned_graph,
     read_placed,
     read_signature,
 )
@@ -137,7 +138,7 @@ def predicted_ns(plan: Plan) -> int | None:
 
 
 def _predicted(signature: Signature, placed: PlacedModel) -> tuple[CoarseGraph, Timeline]:
-    coarse = fused(signature.graph, placed.plan)
+    coarse = fused(planned_graph(placed, signature.graph), placed.plan)
     return coarse, predicted_timeline(read_planned_schedule(placed.directory), coarse)
 
 

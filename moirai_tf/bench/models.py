@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from moirai_tf.model.load import load_in_session
 from moirai_tf.model.output import real_path
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
 from moirai_tf.options import recorded
-from moirai_tf.rewrite.directory import unplaced
+from moirai_tf.rewrite.directory import before_placement, unplaced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
 from moirai_tf.runtime.devices import full_name
@@ -93,18 +93,36 @@ def read_signature(original: str | Path, placed: Sequence[PlacedModel]) -> Signa
     model = unplaced(read_saved_model(original))
     graph = prune(import_graph(model, placed[0].plan.import_options()))
     for known in placed:
-        strangers = [name for name in graph.index if name not in known.plan.placement]
+        strangers = graph.index.keys() - _original_names(known)
         if strangers:
             raise _unfit(
-                f"the plan of {known.directory} knows nothing of operator {strangers[0]!r} of "
+                f"the plan of {known.directory} knows nothing of operator {min(strangers)!r} of "
                 f"{original}",
                 "give the model that was placed, or place this one",
             )
     return Signature(model, graph)
 
 
+def _original_names(placed: PlacedModel) -> Set[str]:
+    """The operators of the model that was placed, before its batch was divided."""
+    plan = placed.plan
+    if plan.edits.split is None:
+        return plan.placement.keys()
+    model = unplaced(read_saved_model(placed.directory))
+    return prune(import_graph(model, plan.import_options())).index.keys()
+
+
+def planned_graph(placed: PlacedModel, graph: Graph) -> Graph:
+    """What a plan placed: the graph of the original, or the one that divides its batch."""
+    plan = placed.plan
+    if plan.edits.split is None:
+        return graph
+    model = before_placement(read_saved_model(placed.directory), plan)
+    return prune(import_graph(model, plan.import_options()))
+
+
 def fused(graph: Graph, plan: Plan) -> CoarseGraph:
-    """The fused operators that a plan placed."""
+    """The fused operators of the graph that a plan placed."""
     types = sorted({device.type for device in plan.devices})
     return coarsen(graph, fuse_options(plan), types)[0]
 

@@ -28,6 +28,7 @@ from moirai_tf.cost.xplane import STEP, UNKNOWN, Step, read_trace, steps
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
 from moirai_tf.model.load import load_in_session
+from moirai_tf.model.output import write_saved_model
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.model.validate import tensor_names
 from moirai_tf.progress import stage
@@ -117,13 +118,24 @@ def _runnable(
     with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
         with stage("load the model"), explained(
             "the model cannot be loaded to be measured", _WHY, loading=True, otherwise=_OTHERWISE
-        ):  # fmt: skip
-            load_in_session(model.path, session, graph.tags)
+        ), _on_disk(model) as directory:  # fmt: skip
+            load_in_session(directory, session, graph.tags)
         with explained("the model cannot be run to be measured", _WHY, otherwise=_OTHERWISE,
                        failures=_OF_STEPS):  # fmt: skip
             fill_variables(session, graph)
             step = session.make_callable(fetches, feeds)
             yield lambda: step(*inputs.values())
+
+
+@contextmanager
+def _on_disk(model: SavedModel) -> Iterator[Path]:
+    """A directory that holds the model as it is: its own, or a temporary one if it was edited."""
+    if not model.edited:
+        yield model.path
+        return
+    with tempfile.TemporaryDirectory(prefix="moirai_model_") as work:
+        write_saved_model(model, model.proto, Path(work), {})
+        yield Path(work)
 
 
 def fill_variables(session: tf.compat.v1.Session, graph: Graph) -> None:

@@ -124,12 +124,12 @@ def measured_slowdown(
             feeds, fetches = runs_of(model, graph, inputs)
             steps.append(partial(opened.callable(fetches, feeds), *inputs.values()))
         for step in steps:  # the workers are warm: their operators have been timed
-            for _ in enough(warmup):
+            for _ in enough(warmup, 2):
                 step()
         half = (repeats + 1) // 2
-        before = [_median_ns([elapsed_ns(step) for _ in enough(half)]) for step in steps]
+        before = [_median_ns([elapsed_ns(step) for _ in enough(half, 4)]) for step in steps]
         during = _together(steps, repeats)
-        after = [_median_ns([elapsed_ns(step) for _ in enough(half)]) for step in steps]
+        after = [_median_ns([elapsed_ns(step) for _ in enough(half, 4)]) for step in steps]
     return {
         name: round(max(1.0, 2 * d / (b + a)), 4)
         for name, b, d, a in zip(names, before, during, after, strict=True)

@@ -41,6 +41,44 @@ class ServingOptions:
     )
 
 
+@dataclass(frozen=True)
+class OnnxOptions:
+    """How a placed model becomes ONNX."""
+
+    signature: str = option("", "signature to export; empty: the one that was placed, no other is")
+    opset: int = option(18, "version of ONNX's operators; tf2onnx knows none above 18")
+    coarse_parts: bool = option(
+        False, "fewer and larger parts, which send only when they end, so devices overlap less"
+    )
+    inputs: str = option("", INPUTS_HELP)
+    seed: int = option(0, "seed of generated inputs")
+    tolerance: float = option(
+        1e-5, "largest difference of a float32 output, relative to its largest value"
+    )
+    export_timeout_s: float = option(1800.0, "seconds after which conversion is given up")
+
+
+def check_onnx_options(options: OnnxOptions) -> None:
+    """Refuses options that give no model.
+
+    Raises:
+      MoiraiError: naming the option and its value.
+    """
+    check_seconds("export_timeout_s", options.export_timeout_s)
+    if not 13 <= options.opset <= 18:
+        raise MoiraiError(
+            f"option opset is {options.opset}",
+            why="tf2onnx converts to 18 at most, and before 13 weights were attributes",
+            fix="give a number from 13 to 18",
+        )
+    if not 0 <= options.tolerance < 1:
+        raise MoiraiError(
+            f"option tolerance is {options.tolerance!r}",
+            why="it is a share of an output's largest value",
+            fix="give a number from 0 to 1, such as 1e-5",
+        )
+
+
 def check_serving_options(options: ServingOptions) -> None:
     """Refuses options that no server would take.
 

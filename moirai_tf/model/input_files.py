@@ -6,9 +6,12 @@ cannot as the bytes of `tf.io.serialize_tensor`.
 
 from __future__ import annotations
 
+import gzip
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +28,7 @@ Array = npt.NDArray[Any]
 _ZIP, _GZIP = b"PK", b"\x1f\x8b"
 _MOST_BYTES = 1 << 33
 """A few bytes of an archive can stand for more than any memory holds."""
+_HEAD, _FOOT_BYTES, _CHUNK_BYTES = struct.Struct("<QI"), 4, 1 << 20
 _NUMPY_KINDS = "biufc"
 """Kinds of arrays that an archive holds as they are: booleans and numbers."""
 
@@ -90,12 +94,33 @@ def _records(path: str | Path, start: bytes, types: Mapping[str, int]) -> dict[s
         raise ValueError("not an .npz archive, and TFRecords suit one input of strings only")
     dataset = tf.data.TFRecordDataset(str(path), "GZIP" if start == _GZIP else "")
     try:
+        with gzip.open(path) if start == _GZIP else Path(path).open("rb") as file:
+            _check_lengths(file)
         records = list(dataset.as_numpy_iterator())
-    except tf.errors.OpError as error:
-        raise ValueError(f"neither an .npz archive nor TFRecords: {error.message}") from error
+    except (tf.errors.OpError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise ValueError(f"neither an .npz archive nor TFRecords: {error}") from error
     if not records:
         raise ValueError("it is empty")
     return {name: np.array(records, dtype=object) for name in types}
+
+
+def _check_lengths(file: gzip.GzipFile | IO[bytes]) -> None:
+    """Refuses records that say they are longer than the file: TensorFlow makes room for them first.
+
+    The format is that of tensorflow/core/lib/io/record_writer.h: length, its checksum, data, its
+    checksum.
+    """
+    total = 0
+    while len(header := file.read(_HEAD.size)) == _HEAD.size:
+        left = _HEAD.unpack(header)[0] + _FOOT_BYTES
+        total += left
+        if total > _MOST_BYTES:
+            raise ValueError(f"its records have more than {_MOST_BYTES} bytes")
+        while left:
+            skipped = len(file.read(min(left, _CHUNK_BYTES)))
+            if not skipped:
+                raise ValueError("a record is longer than what is there of it")
+            left -= skipped
 
 
 def _storable(array: Array) -> Array:

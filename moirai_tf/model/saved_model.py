@@ -35,6 +35,8 @@ class SavedModel:
 
     path: Path
     proto: Any
+    edited: bool = False
+    """Whether the protobuf is another one than that of the directory."""
 
     @cached_property
     def weightless(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moirai_tf.bench.models import fuse_options, fused, read_placed, read_signature
+from moirai_tf.bench.models import fuse_options, fused, planned_graph, read_placed, read_signature
 from moirai_tf.bench.timeline import Timeline, predicted_timeline
 from moirai_tf.bench.trace import read_measured
 from moirai_tf.cost.memory import tensor_bytes, weight_bytes
@@ -77,7 +77,7 @@ def content_of(placed_dir: str | Path, trace: str | Path | None = None) -> Conte
     """
     placed = read_placed([placed_dir])
     plan = placed[0].plan
-    graph = read_signature(placed_dir, placed).graph
+    graph = planned_graph(placed[0], read_signature(placed_dir, placed).graph)
     coarse, schedule = fused(graph, plan), read_planned_schedule(placed_dir)
     planned = predicted_timeline(schedule, coarse)
     measured = None if trace is None else read_measured(trace, [d.name for d in plan.devices])

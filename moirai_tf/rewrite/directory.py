@@ -34,6 +34,8 @@ from moirai_tf.rewrite.plan_file import (
 )
 from moirai_tf.rewrite.restore import split_restore
 from moirai_tf.rewrite.undo import rename_devices, revert
+from moirai_tf.split.divide import join
+from moirai_tf.split.record import SplitEdit
 
 
 def has_plan(directory: str | Path) -> bool:
@@ -50,11 +52,22 @@ def unplaced(model: SavedModel) -> SavedModel:
     if not has_plan(model.path):
         return model
     plan = read_plan(model.path)
+    divided = before_placement(model, plan)
+    join(divided.meta_graph(plan.tags), plan.edits.split)
+    return divided
+
+
+def before_placement(model: SavedModel, plan: Plan) -> SavedModel:
+    """A placed model without devices and order; if its batch was divided, it is so still.
+
+    Raises:
+      MoiraiError: the plan does not fit the model.
+    """
     proto = _copy(model)
     meta_graph = _meta_graph(model, proto, plan)
     revert(meta_graph, plan.edits)
     _check_undone(meta_graph, model.meta_graph(plan.tags), plan)
-    return SavedModel(model.path, proto)
+    return SavedModel(model.path, proto, edited=True)
 
 
 @file_errors("the placed model cannot be written")
@@ -67,17 +80,19 @@ def stage_placed(
     overwrite: bool,
     order: Order | None = None,
     schedule: str = "",
+    split: SplitEdit | None = None,
 ) -> tuple[Staged, Plan]:
     """Writes the model with the plan's placement beside the output; `publish` puts it there.
 
     Args:
-      model: the model without a placement (see `unplaced`).
+      model: the model without a placement (see `unplaced`); divided if there is a split.
       graph: the flat graph of the plan's signature.
       plan: placement and summary; its edits are made here.
       output: the directory to make.
       overwrite: whether it may replace an existing one.
       order: the control edges to write; None leaves the order to TensorFlow.
       schedule: text of the schedule file behind the plan; empty if there is none.
+      split: how the batch of the model was divided; None if it was not.
 
     Returns:
       The staged directory, and the plan with its edits.
@@ -93,7 +108,7 @@ def stage_placed(
     if plan.placement:
         edits = apply_placement(meta_graph, graph, plan.placement, plan.client, order)
         edits = replace(edits, restore=split_restore(meta_graph, plan))
-    edits = replace(edits, fingerprint=_original_fingerprint(model).hex())
+    edits = replace(edits, fingerprint=_original_fingerprint(model).hex(), split=split)
     plan = replace(plan, order=order.promises, edits=edits)
     _check(model, meta_graph, plan)
     staged = stage(output, overwrite=overwrite)
@@ -141,7 +156,7 @@ def remap(
     plan = read_plan(placed)
     model = read_saved_model(placed)
     check_apart(model.path, Path(output))
-    original = unplaced(model).meta_graph(plan.tags)
+    original = before_placement(model, plan).meta_graph(plan.tags)
     proto = _copy(model)
     meta_graph = _meta_graph(model, proto, plan)
     plan = rename_devices(meta_graph, plan, names)

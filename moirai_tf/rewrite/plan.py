@@ -9,6 +9,7 @@ from typing import Any, Literal
 from moirai_tf.graph.options import ImportOptions
 from moirai_tf.options import recorded
 from moirai_tf.records import Natural
+from moirai_tf.split.record import SplitEdit
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,8 @@ class Edits:
     order: tuple[OrderEdit, ...] = ()
     restore: RestoreEdit | None = None
     """None where all variables are still read on one device."""
+    split: SplitEdit | None = None
+    """None where the batch is not divided; the other edits were made after it."""
     clones: Mapping[str, str] = field(default_factory=dict)
     """Cloned function -> the function it was cloned from."""
     fingerprint: str = ""

@@ -22,10 +22,10 @@ from moirai_tf.placement.io import PlacedRecord, TransferRecord
 from moirai_tf.records import Format, Natural
 from moirai_tf.rewrite.plan import Plan, PlanSummary
 
-SCHEMA = 4
+SCHEMA = 5
 """Since 2 a plan has an `order`, and `relays` and an `order` among its edits; since 3 its devices
-have a `model`; since 4 its summary has all the fields of `PlanSummary`, or is null. What an older
-plan lacks reads as none."""
+have a `model`; since 4 its summary has all the fields of `PlanSummary`, or is null; since 5 its
+edits may have a `split`. What an older plan lacks reads as none."""
 PLAN_FILE = Path("assets.extra") / "moirai_plan.json"
 
 
@@ -62,7 +62,8 @@ def read_plan(directory: str | Path) -> Plan:
     if schema < 4:
         values["summary"] = _complete(values.get("summary"))
     absent = {"order", "relays"} if schema < 2 else set()
-    plan = form.record(values, Plan, absent=absent | ({"model"} if schema < 3 else set()))
+    absent |= ({"model"} if schema < 3 else set()) | ({"split"} if schema < 5 else set())
+    plan = form.record(values, Plan, absent=absent)
     try:
         bytes.fromhex(plan.edits.fingerprint)
     except ValueError as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-_LEAST, _LONG_S = 7, 3.0
+_LONG_S = 3.0
 _ROUND = 5
 _MOST_ROUNDS = 12
 _STILL_FALLING = 0.98
@@ -22,14 +22,18 @@ def elapsed_ns(step: Callable[[], object]) -> int:
     return time.perf_counter_ns() - start
 
 
-def enough(repeats: int) -> Iterator[int]:
-    """Numbers of repetitions: so many, or fewer of what takes long, at least seven.
+def enough(repeats: int, least: int = 7) -> Iterator[int]:
+    """Numbers of repetitions: so many, or fewer of what takes long.
 
     Long steps differ less from each other, and their medians need fewer of them.
+
+    Args:
+      repeats: of what takes no more than three seconds in all.
+      least: of what takes longer.
     """
     end_s = time.monotonic() + _LONG_S
     for number in range(repeats):
-        if number >= _LEAST and time.monotonic() > end_s:
+        if number >= least and time.monotonic() > end_s:
             return
         yield number
 
@@ -54,7 +58,7 @@ def warm_up(step: Callable[[], object], least: int) -> None:
         step()
     before_ns = math.inf
     for _ in range(_MOST_ROUNDS):
-        round_ns = float(np.median([elapsed_ns(step) for _ in range(_ROUND)]))
+        round_ns = float(np.median([elapsed_ns(step) for _ in enough(_ROUND, 3)]))
         if round_ns > _STILL_FALLING * before_ns:
             return
         before_ns = round_ns

@@ -22,10 +22,11 @@ from moirai_tf.rewrite.directory import unplaced
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
 from moirai_tf.runtime.failures import LoadingError, failure_of
+from moirai_tf.verify.batches import REVERSED, interference, other_batches
 from moirai_tf.verify.cluster_run import ClusterModel
 from moirai_tf.verify.names import Names, session_names, tf2_names
 from moirai_tf.verify.options import CLUSTER, SESSION, TF2, VerifyOptions
-from moirai_tf.verify.parity import Array, compare, difference, tolerance_of
+from moirai_tf.verify.parity import Array, compare, differences, tolerance_of
 from moirai_tf.verify.partition import PartitionedGraph, device_key, local_device
 from moirai_tf.verify.placement_proof import Evidence, prove
 from moirai_tf.verify.report import (
@@ -104,6 +105,8 @@ class _Subject:
     placed_dirs: Mapping[str, Path]
     """Loader -> the placed model with the devices that it is to run on."""
     inputs: Mapping[str, Array]
+    batches: Mapping[str, Mapping[str, Array]]
+    """Other inputs that only values are compared for, by what they are."""
     devices: Mapping[str, str]
     """Device of the plan -> device of this machine."""
     options: VerifyOptions
@@ -173,10 +176,10 @@ class _Subject:
     def exact(self, loader: str, *, grappler: bool) -> bool:
         """Whether every operator runs on the same kernel in both models.
 
-        That takes devices of one kind on one machine (other processors have other kernels), and no
-        Grappler: it fuses and folds what shares a device.
+        That takes devices of one kind on one machine (other processors have other kernels), the
+        same number of rows, and no Grappler: it fuses and folds what shares a device.
         """
-        if loader == CLUSTER:
+        if loader == CLUSTER or self.plan.edits.split is not None:
             return False
         kinds = {local_device(name).split(":")[0] for name in self.devices.values()}
         return kinds == {"CPU"} and not grappler
@@ -186,6 +189,8 @@ class _Subject:
 class _Found:
     originals: dict[str, Mapping[bool, Run]] = field(default_factory=dict)
     """Loader -> whether Grappler was on -> what the original gave."""
+    others: dict[str, Mapping[str, Run]] = field(default_factory=dict)
+    """Loader -> what the original gave for each of the other batches."""
     parities: list[OutputParity] = field(default_factory=list)
     proofs: list[RunProof] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -212,12 +217,14 @@ def _subject(
     plan = read_plan(placed)
     models = unplaced(read_saved_model(original)), read_saved_model(placed)
     graph = import_graph(models[0], plan.import_options(options.inputs))
+    inputs = chosen_inputs(graph, options.inputs, options.seed)
     return _Subject(
         plan=plan,
         meta_graph=models[1].meta_graph(plan.tags),
         original_dir=stand_in_original(models[0], plan.tags, work / "original"),
         placed_dirs=dict(_placed_dirs(models[1], plan, devices, options, cluster, work)),
-        inputs=chosen_inputs(graph, options.inputs, options.seed),
+        inputs=inputs,
+        batches=other_batches(plan.edits.split, inputs),
         devices=devices,
         options=options,
         cluster=cluster,
@@ -252,6 +259,7 @@ def _examine_loader(subject: _Subject, loader: str, found: _Found) -> None:
     for grappler, original in originals.items():
         with stage(f"run the placed model, Grappler {'on' if grappler else 'off'}"):
             wrong += _examine_run(subject, loader, placed, original, found, grappler=grappler)
+    wrong += _compare_batches(subject, loader, placed, found)
     del placed
     gc.collect()
     if wrong:
@@ -265,8 +273,13 @@ def _originals(subject: _Subject, loader: str, found: _Found) -> Mapping[bool, R
         return found.originals[SESSION]
     runs: dict[bool, Run] = {}
     try:
-        runs.update(_runs_of_original(subject, loader, subject.options.grappler_modes))
+        model = subject.original(loader)
+        runs.update(_runs_of(model, subject.inputs, subject.options.grappler_modes))
         found.originals[loader] = runs
+        found.others[loader] = {
+            name: model.run(inputs, grappler=True, traced=False)
+            for name, inputs in subject.batches.items()
+        }
     except MoiraiError:
         raise
     except Exception as error:  # loading may run any Python code
@@ -276,12 +289,11 @@ def _originals(subject: _Subject, loader: str, found: _Found) -> Mapping[bool, R
     return runs
 
 
-def _runs_of_original(
-    subject: _Subject, loader: str, modes: Iterable[bool]
+def _runs_of(
+    model: Tf2Model | SessionModel, inputs: Mapping[str, Array], modes: Iterable[bool]
 ) -> Iterator[tuple[bool, Run]]:
-    model = subject.original(loader)
     for grappler in modes:
-        yield grappler, model.run(subject.inputs, grappler=grappler, traced=False)
+        yield grappler, model.run(inputs, grappler=grappler, traced=False)
 
 
 def _examine_run(
@@ -308,17 +320,30 @@ def _examine_run(
     tolerance = 0.0 if subject.exact(loader, grappler=grappler) else subject.tolerance
     with stage("prove where it ran"):
         _prove(subject, loader, name, placed, found, grappler=grappler)
-    return list(_compare(name, original, placed, found.parities, tolerance))
+    return list(differences(name, original.outputs, placed.outputs, found.parities, tolerance))
 
 
-def _compare(
-    run: str, original: Run, placed: Run, parities: list[OutputParity], tolerance: float
-) -> Iterator[Finding]:
-    for output, value in original.outputs.items():
-        parities.append(compare(run, output, value, placed.outputs[output], tolerance))
-        finding = difference(parities[-1], placed.outputs[output])
-        if finding is not None:
-            yield finding
+def _compare_batches(
+    subject: _Subject,
+    loader: str,
+    model: Tf2Model | SessionModel | ClusterModel,
+    found: _Found,
+) -> list[Finding]:
+    """Runs a model whose batch is divided with other batches; returns what values differ."""
+    edit, tolerance, wrong = subject.plan.edits.split, subject.tolerance, list[Finding]()
+    if isinstance(model, ClusterModel):
+        return wrong
+    for name, original in found.others.get(loader, {}).items():
+        placed = model.run(subject.batches[name], grappler=True, traced=False)
+        wrong += differences(
+            f"{loader}, {name}", original.outputs, placed.outputs, found.parities, tolerance
+        )
+        planned = next(iter(found.originals[loader].values()))
+        if edit is not None and name == REVERSED:
+            wrong += interference(
+                edit, loader, planned.outputs, original.outputs, subject.tolerance
+            )
+    return wrong
 
 
 def _check_repeatable(subject: _Subject, loader: str, originals: Mapping[bool, Run]) -> None:
@@ -329,7 +354,7 @@ def _check_repeatable(subject: _Subject, loader: str, originals: Mapping[bool, R
     """
     varying = dict.fromkeys(
         name
-        for grappler, second in _runs_of_original(subject, loader, originals)
+        for grappler, second in _runs_of(subject.original(loader), subject.inputs, originals)
         for name, value in originals[grappler].outputs.items()
         if not compare("", name, value, second.outputs[name]).bit_equal
     )

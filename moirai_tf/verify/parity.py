@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,21 @@ def compare(
     error = 0.0 if bit_equal else _error(original, placed) if same_kind else float("inf")
     allowed = tolerance if dtype in TOLERANCES else 0.0
     return OutputParity(run, output, dtype, original.shape, bit_equal, error, allowed)
+
+
+def differences(
+    run: str,
+    original: Mapping[str, Array],
+    placed: Mapping[str, Array],
+    parities: list[OutputParity],
+    tolerance: float,
+) -> Iterator[Finding]:
+    """Compares all outputs, keeps how each compares, and gives what is wrong."""
+    for output, value in original.items():
+        parities.append(compare(run, output, value, placed[output], tolerance))
+        finding = difference(parities[-1], placed[output])
+        if finding is not None:
+            yield finding
 
 
 def difference(parity: OutputParity, placed: Array) -> Finding | None:

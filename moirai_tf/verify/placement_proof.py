@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from moirai_tf.model.validate import input_node
@@ -53,9 +53,9 @@ def prove(evidence: Evidence, plan: Plan, *, grappler: bool) -> tuple[RunProof, 
     crossing = _crossing(graph.sends)
     sends = [s for s in crossing if not s.control and (grappler or not s.unused)]
     own = [s for s in sends if s.origin.operator not in graph.names.captured]
-    data = _once(own)
-    seen = Counter(map(_key, data))
     planned = _planned(graph, plan)
+    data = _between_servers(_once(own), graph.names.placement, planned)
+    seen = Counter(map(_key, data))
     replicated = _replicated(graph, planned)
     kept = _kept(graph, planned, plan.client)
     if grappler:
@@ -172,6 +172,29 @@ def _once(sends: Sequence[Send]) -> list[Send]:
     """
     first = {(send.tensor, send.source, send.target): send.sent for send in reversed(sends)}
     return [s for s in sends if first[s.tensor, s.source, s.target] == s.sent]
+
+
+def _between_servers(
+    sends: Sequence[Send], placement: Mapping[str, str], planned: Counter[_Transfer]
+) -> list[Send]:
+    """Sends that pass a tensor on within a server count as sent to it by the tensor's own device.
+
+    A master divides the graph by server, a server its part by device: what several devices of
+    another server read arrives at one of them, and the others have it from there.
+    """
+
+    def counted(send: Send) -> Send:
+        producer, port, source, target = _key(send)
+        home = placement.get(producer, source)
+        within = _task(source) == _task(target) != _task(home)
+        passed_on = within and (producer, port, home, source) in planned
+        return replace(send, source=home) if passed_on else send
+
+    return [counted(send) for send in sends]
+
+
+def _task(device: str) -> str:
+    return device.rpartition("/device:")[0]
 
 
 def _key(send: Send) -> _Transfer:

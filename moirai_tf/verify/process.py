@@ -171,7 +171,12 @@ def _static_findings(original: Path, placed: Path) -> list[Finding]:
     plan = read_plan(placed)
     before = unplaced(read_saved_model(original)).meta_graph(plan.tags)
     after = read_saved_model(placed).meta_graph(plan.tags)
-    changes = [Finding(MODEL, text) for text in unplanned_changes(before, after, plan)]
+    if plan.edits.split is None:
+        changes = [Finding(MODEL, text) for text in unplanned_changes(before, after, plan)]
+    else:
+        same = unplaced(read_saved_model(placed)).meta_graph(plan.tags) == before
+        text = "what remains without the plan's edits is not the original"
+        changes = [] if same else [Finding(MODEL, text)]
     return changes + [Finding(PLACEMENT, text) for text in misplaced(after, plan)]
 
 

@@ -1,0 +1,266 @@
+"""From a SavedModel's signature to ONNX through tf2onnx, in a process of its own.
+
+Names of operators are kept as far as tf2onnx can; a fixed seed of Python's hashes makes equal runs
+give equal models.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from moirai_tf.errors import MoiraiError
+from moirai_tf.export.onnx_graph import bodies, onnx_module, save_model
+from moirai_tf.model.input_files import Array
+from moirai_tf.runtime.child import Child, without_gpus
+from moirai_tf.runtime.failures import failure_of
+from moirai_tf.verify.run import Tf2Model
+
+_LEFT_OUT = "einsum_optimizer"
+"""It renames nearly half of an attention model, which then could not be led back to the plan."""
+
+_ABOUT = {"Transpose": 0, "Shape": 0, "Squeeze": 0, "Unsqueeze": 0, "Conv": 1}
+"""What optimizers add -> the input after whose maker it is called: a result, or weights."""
+
+_MOST_BYTES = (1 << 31) - 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to convert."""
+
+    model: Path
+    """The original SavedModel."""
+    tags: tuple[str, ...]
+    signature: str
+    outputs: tuple[str, ...]
+    """Names of the signature's outputs."""
+    opset: int
+    inputs: Mapping[str, Array]
+    """To run the original on."""
+
+
+def convert(job: Job, file: Path, timeout_s: float) -> dict[str, Array]:
+    """Writes the signature as `file`, its weights beside it; returns the original's outputs.
+
+    Raises:
+      MoiraiError: an operator has no counterpart in ONNX, tf2onnx fails, or it takes too long.
+    """
+    child = Child(
+        "conversion to ONNX",
+        timeout_s=timeout_s,
+        longer="allow more time (--export_timeout_s)",
+        environment={**without_gpus(()), "PYTHONHASHSEED": "0"},
+    )
+    return child.call(_convert, job, file)
+
+
+def _convert(job: Job, file: Path) -> dict[str, Array]:
+    """What the child does."""
+    try:
+        expected = Tf2Model(job.model, job.tags, job.signature, on_cpu=True).run(
+            job.inputs, grappler=True, traced=False
+        )
+    except Exception as error:  # loading may run any Python code
+        failure = failure_of(error)
+        raise MoiraiError(
+            f"the original cannot be run: {failure.text}",
+            why="its outputs are what those of the ONNX model are compared with",
+            fix=failure.fix,
+        ) from error
+    model = _converted(job)
+    _name_unsupported(model)
+    _produce_outputs(model, job.outputs)
+    for output in model.graph.output:
+        if not output.type.tensor_type.HasField("shape"):  # of unknown rank, which ONNX has not
+            for _ in range(expected.outputs[output.name].ndim):
+                output.type.tensor_type.shape.dim.add()
+            output.type.tensor_type.shape.SetInParent()
+    save_model(model, file)
+    _check(file)
+    return dict(expected.outputs)
+
+
+def _converted(job: Job) -> Any:
+    from tf2onnx import optimizer, tf_loader, tfonnx
+
+    _register_erfc()
+    _name_by_operators()
+    _order_sets()
+    try:
+        frozen, inputs, outputs, tables, names = tf_loader.from_saved_model(
+            str(job.model), None, None, list(job.tags), [job.signature],
+            return_initialized_tables=True, return_tensors_to_rename=True,
+        )  # fmt: skip
+        with tf.Graph().as_default() as graph:
+            tf.import_graph_def(frozen, name="")
+            converted = tfonnx.process_tf_graph(
+                graph, opset=job.opset, input_names=inputs, output_names=outputs,
+                tensors_to_rename=names, initialized_tables=tables,
+            )  # fmt: skip
+        known = optimizer._get_optimizers()
+        used = {name: made for name, made in known.items() if name != _LEFT_OUT}
+        return optimizer.optimize_graph(converted, optimizers=used).make_model("moirai_tf")
+    except MoiraiError:
+        raise
+    except Exception as error:  # tf2onnx asserts, and raises what its handlers do
+        checkpoint = sum(f.stat().st_size for f in (job.model / "variables").glob("*.data-*"))
+        if checkpoint > _MOST_BYTES:
+            raise MoiraiError(
+                f"the model has {checkpoint} bytes of weights",
+                why="TensorFlow freezes them into one message, which holds less than 2 GiB",
+                fix="export parts of the model as signatures of their own; or serve it with "
+                "TensorFlow Serving (moirai_export_serving)",
+            ) from error
+        raise MoiraiError(
+            f"tf2onnx cannot convert signature {job.signature!r}: {failure_of(error).text}",
+            why="the ONNX model is what tf2onnx makes of the frozen signature",
+            fix="try another opset (--opset), or export the model without that operator",
+        ) from error
+
+
+def _name_by_operators() -> None:
+    """Makes tf2onnx name what it makes after the operator that it converts, in this process.
+
+    By itself it calls most of that `Add__80`. What its optimizers add bears the name of the
+    operator whose result it reshapes or whose weights it has, and a node that it renames keeps its
+    name.
+    """
+    from tf2onnx import handler, utils
+    from tf2onnx.graph import Graph
+
+    converting: list[str] = []
+    make_node, rename, mapping = (
+        Graph.make_node,
+        Graph.change_node_name,
+        handler.tf_op.create_mapping,
+    )
+
+    def made(graph: Any, op_type: str, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("name") is None:
+            about = _ABOUT.get(op_type, len(inputs))
+            maker = graph.get_node_by_output(inputs[about]) if about < len(inputs) else None
+            scope = converting[-1] if converting else maker.name if maker is not None else ""
+            if scope:
+                kwargs.pop("op_name_scope", None)
+                kwargs["name"] = utils.make_name(f"{scope}/{op_type}")
+        return make_node(graph, op_type, inputs, *args, **kwargs)
+
+    def renamed(graph: Any, node: Any, _: str) -> Any:
+        return rename(graph, node, utils.make_name(node.name))
+
+    def followed(function: Any) -> Any:
+        def convert(graph: Any, node: Any, **kwargs: Any) -> Any:
+            converting.append(node.name)
+            try:
+                return function(graph, node, **kwargs)
+            finally:
+                converting.pop()
+
+        return convert
+
+    def mapped(*args: Any) -> Any:
+        return {op: (followed(function), kw) for op, (function, kw) in mapping(*args).items()}
+
+    Graph.make_node, Graph.change_node_name = made, renamed
+    handler.tf_op.create_mapping = staticmethod(mapped)
+
+
+def _order_sets() -> None:
+    """Makes sets of tf2onnx's nodes have the same order in every process: that of their making.
+
+    An object's hash is its address otherwise, and of two equal nodes any would be kept.
+    """
+    from tf2onnx.graph import Node
+
+    numbers = itertools.count()
+
+    def numbered(node: Any) -> int:
+        number: int = node.__dict__.setdefault("moirai_number", next(numbers))
+        return number
+
+    Node.__hash__ = numbered
+
+
+def _register_erfc() -> None:
+    """Erfc(x) = 1 - Erf(x): Keras' exact gelu has it, and tf2onnx does not."""
+    import numpy as np
+    from tf2onnx import utils
+    from tf2onnx.handler import tf_op
+
+    @tf_op("Erfc")
+    class Erfc:
+        @classmethod
+        def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
+            dtypes, shapes = [ctx.get_dtype(node.output[0])], [ctx.get_shape(node.output[0])]
+            outputs, name = node.output, node.name
+            erf = ctx.make_node("Erf", node.input, name=utils.make_name(name), dtypes=dtypes)
+            kind = utils.map_onnx_to_numpy_type(dtypes[0])
+            one = ctx.make_const(utils.make_name(name), np.array(1, dtype=kind))
+            ctx.remove_node(name)
+            ctx.make_node(
+                "Sub", [one.output[0], erf.output[0]], name=name, outputs=outputs,
+                dtypes=dtypes, shapes=shapes,
+            )  # fmt: skip
+
+
+def _name_unsupported(model: Any) -> None:
+    """Refuses operators that ONNX does not define: tf2onnx leaves what it does not know."""
+    onnx = onnx_module()
+    known = {entry.domain for entry in model.opset_import}
+    unknown = {
+        node.op_type
+        for graph in bodies(model.graph)
+        for node in graph.node
+        if node.domain not in known or not onnx.defs.has(node.op_type, node.domain)
+    }
+    if unknown:
+        raise MoiraiError(
+            f"these operators have no counterpart in ONNX: {', '.join(sorted(unknown))}",
+            why="ONNX Runtime could not load a model that has them",
+            fix="export a signature without them, with what they compute as an input; or serve the "
+            "model with TensorFlow Serving (moirai_export_serving)",
+        )
+
+
+def _produce_outputs(model: Any, outputs: Sequence[str]) -> None:
+    """Makes a node produce every output, even a constant or an input.
+
+    Raises:
+      MoiraiError: an output is missing.
+    """
+    names = [output.name for output in model.graph.output]
+    missing = sorted(set(outputs) - set(names))
+    if missing:
+        raise MoiraiError(
+            f"output {missing[0]!r} got lost: it is the same tensor as another output",
+            why="tf2onnx gives every tensor one name",
+            fix="export the model with tf.identity around that output",
+        )
+    produced = {name for node in model.graph.node for name in node.output}
+    for output in model.graph.output:
+        if output.name not in produced:
+            source = next((t for t in model.graph.initializer if t.name == output.name), None)
+            assert source is not None, output.name
+            source.name = f"{output.name}__constant"
+            model.graph.node.add(
+                op_type="Identity", name=f"{output.name}__output",
+                input=[source.name], output=[output.name],
+            )  # fmt: skip
+
+
+def _check(file: Path) -> None:
+    onnx = onnx_module()
+    try:
+        onnx.checker.check_model(str(file))
+    except onnx.checker.ValidationError as error:
+        raise MoiraiError(
+            f"tf2onnx made an invalid model: {str(error).splitlines()[0]}",
+            why="ONNX Runtime would refuse it, or run something else",
+            fix="try another opset (--opset), or report the model to tf2onnx",
+        ) from error

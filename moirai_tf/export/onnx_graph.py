@@ -1,0 +1,77 @@
+"""What is asked of ONNX graphs, and how models are written: weights in a file of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from moirai_tf.errors import MoiraiError
+
+WEIGHTS_FROM_BYTES = 1024
+"""Smaller constants stay in the model's file."""
+
+
+def onnx_module() -> Any:
+    """The package `onnx`, once all that an export needs is there.
+
+    Raises:
+      MoiraiError: a package of the extra `onnx` is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+        import tf2onnx  # noqa: F401
+    except ImportError as error:
+        raise MoiraiError(
+            f"{error.name} is not installed",
+            why="models become ONNX by tf2onnx, and are tried in ONNX Runtime",
+            fix="pip install 'moirai_tf[onnx]'",
+        ) from error
+    return onnx
+
+
+def bodies(graph: Any) -> Iterator[Any]:
+    """A graph, and those of its loops and branches at any depth."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from bodies(inner)
+
+
+def reads(node: Any) -> list[str]:
+    """Tensors that a node takes, those included that the bodies of loops and branches capture."""
+    found = dict.fromkeys(name for name in node.input if name)
+    for attribute in node.attribute:
+        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            found.update(dict.fromkeys(captured(inner)))
+    return list(found)
+
+
+def captured(graph: Any) -> list[str]:
+    """Tensors that a body takes from outside."""
+    own = {value.name for value in graph.input} | {t.name for t in graph.initializer}
+    found: dict[str, None] = {}
+    for node in graph.node:
+        found.update(dict.fromkeys(name for name in reads(node) if name not in own))
+        own.update(node.output)
+    found.update(dict.fromkeys(v.name for v in graph.output if v.name not in own))
+    return list(found)
+
+
+def save_model(model: Any, file: Path) -> None:
+    """Writes a model, and its weights as `<stem>.weights` beside it; the model keeps neither.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    onnx_module().save_model(
+        model, str(file), save_as_external_data=True, all_tensors_to_one_file=True,
+        location=weights_of(file).name, size_threshold=WEIGHTS_FROM_BYTES, convert_attribute=False,
+    )  # fmt: skip
+
+
+def weights_of(file: Path) -> Path:
+    """The file of a model's weights; there is none if it has no large ones."""
+    return file.with_suffix(".weights")

@@ -1,0 +1,413 @@
+"""Placed models as ONNX: values, devices, parts, and what must be refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tensorflow as tf
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from moirai_tf import MoiraiError, MoiraiItem, OnnxRunner, export_onnx, read_plan, save_inputs
+from moirai_tf.export.onnx_devices import assign
+from moirai_tf.export.onnx_graph import reads
+from moirai_tf.export.onnx_parts import Part, parts_of
+from tests.placements import place
+from tests.saved_models import digest, edited
+from tests.scatter import Scatter, logical_cluster, scatter_pipeline
+from tests.zoo import ZOO
+
+ZooDir = Callable[[str], Path]
+ROOT = Path(__file__).resolve().parents[1]
+FAST = ("conv_net_export", "lstm", "cond")
+REST = (
+    "bert", "gpt2", "esm2", "t5", "whisper", "vit", "swin", "two_tower", "ensemble", "mlp",
+    "called_twice", "custom_gradient", "tied_embeddings", "lookup_table", "tf1",
+    "two_signatures", "module",
+)  # fmt: skip
+NAMED = {"lstm": 0.75, "tf1": 0.75}
+"""Share of nodes whose device must come from the plan by name; 1 elsewhere."""
+REFUSED = {
+    "switch_case": "Merge, _SwitchN",
+    "host_memory": "StringJoin, StringLength, StringToHashBucketFast",
+    "jit_compile": "StatefulPartitionedCall",
+    "mixed_precision": "bfloat16",
+}
+
+
+def scattered(zoo_dir: ZooDir, name: str, folder: Path) -> Path:
+    """A model dealt out to two logical CPUs in short runs; its inputs are beside it."""
+    pipeline = scatter_pipeline(ZOO[name], folder / "placed", 2).without("verify")
+    pipeline.replaced(Scatter(seed=3, run=2)).run(MoiraiItem(zoo_dir(name), logical_cluster(2)))
+    save_inputs(folder / "inputs.npz", ZOO[name].inputs())
+    return folder / "placed"
+
+
+def texts(array: np.ndarray) -> np.ndarray:
+    return array.astype(str).astype(object) if array.dtype == object else array
+
+
+def original(zoo_dir: ZooDir, name: str) -> dict[str, np.ndarray]:
+    """What TensorFlow answers."""
+    entry = ZOO[name]
+    loaded = tf.saved_model.load(str(zoo_dir(name)), tags=list(entry.tags))
+    inputs = {key: tf.constant(value) for key, value in entry.inputs().items()}
+    outputs = loaded.signatures[entry.signature](**inputs)
+    return {key: value.numpy() for key, value in outputs.items()}
+
+
+def played(directory: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The parts one after the other, as the manifest has them, without the runner."""
+    manifest = json.loads((directory / "manifest.json").read_text())
+    tensors = {key: texts(value) for key, value in inputs.items()}
+    for part in manifest["parts"]:
+        session = onnxruntime.InferenceSession(str(directory / part["file"]))
+        results = session.run(part["outputs"], {name: tensors[name] for name in part["inputs"]})
+        tensors.update(zip(part["outputs"], results, strict=True))
+    return {name: tensors[name] for name in manifest["outputs"]}
+
+
+def equal(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    """Within 1e-5 of an output's largest value."""
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key].dtype == texts(value).dtype
+        if value.dtype.kind == "f":
+            scale = float(np.abs(value).max())
+            np.testing.assert_allclose(found[key], value, rtol=0, atol=1e-5 * scale)
+        else:
+            np.testing.assert_array_equal(found[key], texts(value))
+
+
+def layers(graph: Any) -> set[str]:
+    return {p.value for node in graph.node for p in node.metadata_props if p.key == "layer_ann"}
+
+
+@pytest.mark.parametrize(
+    "name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in REST)]
+)
+def test_models_are_right_whole_and_in_parts(name: str, zoo_dir: ZooDir, tmp_path: Path) -> None:
+    placed = scattered(zoo_dir, name, tmp_path)
+    done = export_onnx(placed, tmp_path / "exported", inputs=str(tmp_path / "inputs.npz"))
+    expected, inputs = original(zoo_dir, name), ZOO[name].inputs()
+    whole = onnxruntime.InferenceSession(str(done.directory / "model.onnx"))
+    names = [output.name for output in whole.get_outputs()]
+    answers = whole.run(names, {key: texts(value) for key, value in inputs.items()})
+    equal(dict(zip(names, answers, strict=True)), expected)
+    equal(played(done.directory, inputs), expected)
+    with OnnxRunner(done.directory) as runner:
+        equal(runner(inputs), expected)
+        assert set(runner.placed().values()) <= {("CPUExecutionProvider",), ()}
+
+    assert done.named / done.nodes >= NAMED.get(name, 1.0)
+    graph = onnx.load(done.directory / "model.onnx", load_external_data=False)
+    assert list(graph.configuration[0].device) == list(done.manifest.devices)
+    in_parts = []
+    for part in done.manifest.parts:
+        model = onnx.load(done.directory / part.file, load_external_data=False)
+        onnx.checker.check_model(str(done.directory / part.file))
+        assert layers(model.graph) == {part.device.removeprefix("/device:").replace(":", "_")}
+        in_parts += [node.name for node in model.graph.node]
+    assert sorted(in_parts) == sorted(node.name for node in graph.graph.node)
+    assert sorted(in_parts) == sorted(set(in_parts))
+    check_triton(done.directory, "exported")
+
+
+def check_triton(directory: Path, name: str) -> None:
+    """The repository as Triton's own messages read it: an ensemble whose steps feed each other."""
+    configs = {
+        file.parent.name: text_format.Parse(file.read_text(), model_config_pb2.ModelConfig())
+        for file in (directory / "triton").glob("*/config.pbtxt")
+    }
+    ensemble = configs.pop(name)
+    assert ensemble.platform == "ensemble"
+    assert not ensemble.instance_group
+    there = {tensor.name: tensor for tensor in ensemble.input}
+    for step in ensemble.ensemble_scheduling.step:
+        config = configs.pop(step.model_name)
+        assert config.name == step.model_name
+        (group,) = config.instance_group
+        assert group.count == 1
+        assert dict(step.input_map).keys() == {tensor.name for tensor in config.input}
+        for tensor in config.input:
+            source = there[step.input_map[tensor.name]]
+            assert (source.data_type, source.dims) == (tensor.data_type, tensor.dims)
+        there.update({tensor.name: tensor for tensor in config.output})
+        version = directory / "triton" / config.name / "1"
+        onnxruntime.InferenceSession(str(version / "model.onnx"))
+    assert configs == {}
+    assert {tensor.name for tensor in ensemble.output} <= there.keys()
+    assert list((directory / "triton" / name / "1").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["switch_case", *(pytest.param(n, marks=pytest.mark.slow) for n in list(REFUSED)[1:])]
+)
+def test_what_onnx_lacks_is_named(name: str, zoo_dir: ZooDir, tmp_path: Path) -> None:
+    placed = scattered(zoo_dir, name, tmp_path)
+    with pytest.raises(MoiraiError, match=REFUSED[name]):
+        export_onnx(placed, tmp_path / "exported", inputs=str(tmp_path / "inputs.npz"))
+    assert {path.name for path in tmp_path.iterdir()} == {"inputs.npz", "placed", "placed.npz"}
+
+
+def test_equal_runs_give_equal_files(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    """And fewer parts if they are to be coarse; both are right."""
+    placed = scattered(zoo_dir, "lstm", tmp_path)
+    one = export_onnx(placed, tmp_path / "one" / "m")
+    two = export_onnx(placed, tmp_path / "two" / "m")
+    assert digest(one.directory) == digest(two.directory)
+    coarse = export_onnx(placed, tmp_path / "coarse", coarse_parts=True)
+    assert len(coarse.manifest.parts) <= len(one.manifest.parts)
+    equal(played(coarse.directory, ZOO["lstm"].inputs()), original(zoo_dir, "lstm"))
+
+
+def graph_of(edges: Mapping[str, str]) -> Any:
+    """Nodes called like what they make; `edges` says what each reads."""
+    nodes = [
+        onnx.helper.make_node("Sum", list(reads), [name], name) for name, reads in edges.items()
+    ]
+    last = nodes[-1].output[0]
+    return onnx.helper.make_graph(
+        nodes, "g", [onnx.helper.make_tensor_value_info("x", 1, [1])],
+        [onnx.helper.make_tensor_value_info(last, 1, [1])],
+    )  # fmt: skip
+
+
+def cut(edges: Mapping[str, str], devices: str, **options: Any) -> Sequence[str]:
+    graph = graph_of(edges)
+    starts = options.pop("starts_ns", {})
+    parts = parts_of(graph, devices, list(edges), starts, **options)
+    return ["".join(graph.node[i].name for i in part.nodes) for part in parts]
+
+
+def test_parts_by_hand() -> None:
+    """a and c on 0, b on 1. b can run beside c, so a ends first; d waits for b."""
+    fork = {"a": "x", "b": "a", "c": "a", "d": "bc"}
+    assert cut(fork, "0100") == ["a", "b", "c", "d"]
+    assert cut(fork, "0100", coarse=True) == ["ac", "b", "d"]
+    assert cut(fork, "0000") == ["abcd"]
+    # b waits for c as well: nothing could run beside c, so a and c are one.
+    assert cut({"a": "x", "c": "a", "b": "ac", "d": "b"}, "0010") == ["ac", "b", "d"]
+    # Of two that are ready the schedule starts e first; nobody waits for it.
+    assert cut({"a": "x", "c": "a", "e": "x", "b": "a"}, "0001", starts_ns={"a": 5, "b": 7}) == [
+        "ea", "c", "b",
+    ]  # fmt: skip
+
+
+def test_parts_say_what_flows() -> None:
+    graph = graph_of({"a": "x", "b": "a", "c": "ab"})
+    assert parts_of(graph, "010", "abc", {}) == (
+        Part("0", (0,), ("x",), ("a",)),
+        Part("1", (1,), ("a",), ("b",)),
+        Part("0", (2,), ("a", "b"), ("c",)),
+    )
+
+
+def test_what_bodies_capture_is_read() -> None:
+    """The branch reads `w` from outside, two levels deep, and makes `t` itself."""
+    inner = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["t", "w"], ["u"])], "inner", [],
+        [onnx.helper.make_tensor_value_info("u", 1, [1])],
+    )  # fmt: skip
+    outer = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Abs", ["v"], ["t"]),
+            onnx.helper.make_node("If", ["c"], ["r"], then_branch=inner, else_branch=inner),
+        ],
+        "outer", [], [onnx.helper.make_tensor_value_info("r", 1, [1])],
+    )  # fmt: skip
+    node = onnx.helper.make_node("If", ["p"], ["y"], then_branch=outer, else_branch=outer)
+    assert reads(node) == ["p", "v", "c", "w"]
+
+
+def test_devices_by_name_and_by_neighbours(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    """By name, number stripped, scope, the tensor made; else the reader's, else the producer's."""
+    placement = {"call/a": "/device:CPU:1", "call/loop": "/device:CPU:1", "x": "/device:CPU:0"}
+    plan = place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1)
+    plan = replace(plan, placement=placement)
+    graph = graph_of({"x": "x", "Sum__3": "x", "a__7": "S", "loop/b__1/c": "a", "last__9": "l"})
+    graph.node[2].input[0], graph.node[4].input[0] = "Sum__3", "loop/b__1/c"
+    found = assign(graph, plan, calls=True)
+    assert [d[-1] for d in found.devices] == ["0", "1", "1", "1", "1"]
+    assert list(found.operators) == ["x", "", "call/a", "call/loop", ""]
+    assert found.named == 3
+
+
+def test_gpus_have_providers_groups_and_options(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    devices = ("/device:CPU:0", "/device:GPU:0")
+    place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1, devices=devices)
+    done = export_onnx(tmp_path / "placed", tmp_path / "exported")
+    assert set(done.manifest.devices) <= set(devices)
+    assert "/device:GPU:0" in done.manifest.devices
+    with pytest.raises(MoiraiError, match="no execution provider for /device:GPU:0"):
+        OnnxRunner(done.directory)
+    inputs = ZOO["two_signatures"].inputs()
+    providers = {"/device:GPU:0": ["CPUExecutionProvider"]}
+    with OnnxRunner(done.directory, providers=providers) as runner:
+        equal(runner(inputs), original(zoo_dir, "two_signatures"))
+    groups = [
+        text_format.Parse(file.read_text(), model_config_pb2.ModelConfig()).instance_group[0]
+        for file in (done.directory / "triton").glob("*_part_*/config.pbtxt")
+    ]
+    pinned = {(group.kind, tuple(group.gpus)) for group in groups}
+    assert (model_config_pb2.ModelInstanceGroup.KIND_GPU, (0,)) in pinned
+    options = json.loads((done.directory / "session_options.json").read_text())
+    assert options["providers"][0] == ["CUDAExecutionProvider", {"device_id": 0}]
+    assert "gpu(=GPU_0)" in options["config"]["session.layer_assignment_settings"]
+
+
+def test_onnx_runtime_takes_the_session_options(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    """On a machine with CPUs alone; its own record says that nothing is elsewhere."""
+    done = export_onnx(scattered(zoo_dir, "cond", tmp_path), tmp_path / "exported")
+    options = json.loads((done.directory / "session_options.json").read_text())
+    chosen = onnxruntime.SessionOptions()
+    for key, value in options["config"].items():
+        chosen.add_session_config_entry(key, value)
+    session = onnxruntime.InferenceSession(
+        str(done.directory / "model.onnx"),
+        chosen,
+        providers=[tuple(p) for p in options["providers"]],
+    )
+    found = {entry.ep_name for entry in session.get_provider_graph_assignment_info()}
+    assert found == {"CPUExecutionProvider"}
+
+
+def test_several_threads_may_call(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    done = export_onnx(scattered(zoo_dir, "lstm", tmp_path), tmp_path / "exported")
+    batches = [ZOO["lstm"].inputs(seed=seed, batch=seed + 1) for seed in range(8)]
+    with OnnxRunner(done.directory) as runner, ThreadPoolExecutor(4) as threads:
+        alone = [runner(batch) for batch in batches]
+        for found, expected in zip(threads.map(runner, batches), alone, strict=True):
+            np.testing.assert_array_equal(found["output_0"], expected["output_0"])
+        with pytest.raises(MoiraiError, match="input 'tokens' is missing"):
+            runner()
+        with pytest.raises(MoiraiError, match=r"part_\d+.onnx on /device:CPU:\d fails"):
+            runner(tokens=np.zeros((1, 3, 3), np.int32))
+        np.testing.assert_array_equal(runner(batches[0])["output_0"], alone[0]["output_0"])
+
+
+def test_a_manifest_that_was_changed_is_refused(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    done = export_onnx(scattered(zoo_dir, "cond", tmp_path), tmp_path / "exported")
+    manifest = done.directory / "manifest.json"
+    values = json.loads(manifest.read_text())
+    assert len(values["parts"]) > 1
+    for change, match in (
+        ({"parts": values["parts"][::-1]}, "nothing before makes"),
+        ({"schema": 9}, "schema"),
+        ({"outputs": ["z"]}, "'z' is missing"),
+        ({"parts": [{**p, "file": "../x.onnx"} for p in values["parts"]]}, "outside"),
+    ):
+        manifest.write_text(json.dumps({**values, **change}))
+        with pytest.raises(MoiraiError, match=match):
+            OnnxRunner(done.directory)
+    manifest.write_text(json.dumps(values))
+    (done.directory / values["parts"][0]["file"]).write_bytes(b"no model")
+    with pytest.raises(MoiraiError, match="cannot load"):
+        OnnxRunner(done.directory)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"signature": "encode"}, "'encode' was not placed, but 'serving_default'"),
+        ({"opset": 19}, "opset is 19"),
+        ({"tolerance": 2.0}, "tolerance is 2.0"),
+        ({"inputs": "nowhere.npz"}, "cannot be read"),
+    ],
+)
+def test_options_that_give_no_model(
+    options: dict[str, Any], match: str, zoo_dir: ZooDir, tmp_path: Path
+) -> None:
+    place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1)
+    with pytest.raises(MoiraiError, match=match):
+        export_onnx(tmp_path / "placed", tmp_path / "exported", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["placed"]
+
+
+def test_an_output_that_exists_is_left_alone(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1)
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "mine").touch()
+    with pytest.raises(MoiraiError, match="exists and is not empty"):
+        export_onnx(tmp_path / "placed", tmp_path / "exported")
+    assert [p.name for p in (tmp_path / "exported").iterdir()] == ["mine"]
+
+
+def test_damaged_weights_are_told(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1)
+    data = tmp_path / "placed" / "variables" / "variables.data-00000-of-00001"
+    data.unlink()  # it is a link to the original's
+    data.write_bytes(b"short")
+    with pytest.raises(MoiraiError, match="the original cannot be run") as refused:
+        export_onnx(tmp_path / "placed", tmp_path / "exported")
+    assert "variables/" in refused.value.fix
+    assert [path.name for path in tmp_path.iterdir()] == ["placed"]
+
+
+def test_an_original_that_answers_otherwise_is_told(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    """A signature that gives one tensor twice: tf2onnx has one name for it."""
+
+    def twice(meta_graph: Any) -> None:
+        outputs = meta_graph.signature_def["serving_default"].outputs
+        outputs["again"].CopyFrom(outputs["logits"])
+
+    edited(zoo_dir("two_signatures"), tmp_path / "model", twice)
+    place(tmp_path / "model", tmp_path / "placed", seed=1)
+    with pytest.raises(MoiraiError):
+        export_onnx(tmp_path / "placed", tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
+
+
+_FULL = """
+import resource, sys
+import moirai_tf.export.onnx as export
+convert = export.convert
+def full(*args):
+    found = convert(*args)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
+    return found
+export.convert = full
+try:
+    export.export_onnx(sys.argv[1], sys.argv[2])
+except export.MoiraiError as error:
+    print("refused", error)
+"""
+
+
+@pytest.mark.parametrize(
+    "nbytes", [4_000, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 100, 30_000))]
+)
+def test_a_full_disk_leaves_nothing(nbytes: int, zoo_dir: ZooDir, tmp_path: Path) -> None:
+    """The weights have 37,000 bytes; the disk is full when conversion is done."""
+    place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1)
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL, str(tmp_path / "placed"), str(tmp_path / "out"), str(nbytes)],
+        cwd=ROOT, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.startswith("refused"), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["placed"]
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "tf2onnx"])
+def test_without_the_extra_it_says_what_to_install(
+    package: str, zoo_dir: ZooDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MoiraiError, match="not installed") as refused:
+        export_onnx(tmp_path / "placed", tmp_path / "exported")
+    assert "moirai_tf[onnx]" in refused.value.fix
+    assert read_plan(tmp_path / "placed").signature == "serving_default"
