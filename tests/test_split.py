@@ -209,6 +209,8 @@ def test_optimize_divides_proves_and_strips(tmp_path: Path) -> None:
     assert {"tf2, 1 row", "session, 9 rows", "session, rows in reverse"} <= runs
     assert all(proof.planned_weights == 0 for proof in summary.report.proofs)
     _check_c_api(original, tmp_path / "placed")
+    with pytest.raises(MoiraiError, match="is divided over devices"):
+        moirai_tf.export_onnx(tmp_path / "placed", tmp_path / "onnx")
     moirai_tf.strip(tmp_path / "placed", tmp_path / "stripped")
     assert proto_of(tmp_path / "stripped") == proto_of(original)
 

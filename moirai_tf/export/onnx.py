@@ -141,6 +141,12 @@ def _definition(original: SavedModel, plan: Plan, options: OnnxOptions) -> Any:
             why="the parts are cut where the plan says, and it speaks of one signature",
             fix=f"optimise the original with --signature={options.signature}, and export that",
         )
+    if plan.edits.split is not None:
+        raise MoiraiError(
+            f"the batch of signature {plan.signature!r} is divided over devices",
+            why="tf2onnx cannot convert how a batch of any size is divided and joined",
+            fix="optimise the original with --split=off, and export that",
+        )
     definition = original.meta_graph(plan.tags).signature_def[plan.signature]
     for infos in (definition.inputs, definition.outputs):
         if set(tensors(infos)) != set(infos):
