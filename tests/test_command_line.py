@@ -45,13 +45,20 @@ STUBBORN = """
 """As a solver that keeps what it has, or a step of TensorFlow's that does not come back."""
 
 
-def process(*arguments: str, **pipes: int) -> subprocess.Popen[str]:
+def process(
+    *arguments: str, stderr: int = subprocess.PIPE, **variables: str
+) -> subprocess.Popen[str]:
     """A command as users start it: with no wish about TensorFlow's messages."""
     environment = {name: v for name, v in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
     return subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, text=True, **pipes
-    )
+        [sys.executable, *arguments], cwd=ROOT, env={**environment, **variables}, text=True,
+        stdout=subprocess.PIPE, stderr=stderr, preexec_fn=_heeding_ctrl_c,
+    )  # fmt: skip
+
+
+def _heeding_ctrl_c() -> None:
+    """Whoever ignores it here."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def done(*arguments: str) -> tuple[int, str, str]:
@@ -214,6 +221,20 @@ def test_ctrl_c_ends_what_heeds_it() -> None:
     started.send_signal(signal.SIGINT)
     _, err = started.communicate(timeout=60)
     assert (started.returncode, err.count("interrupted during outer: inner 2/3")) == (130, 1)
+
+
+def test_ctrl_c_at_the_start_is_no_traceback(tmp_path: Path) -> None:
+    """A module that the command imports waits for ever, as a large library seems to."""
+    (tmp_path / "numpy.py").write_text(
+        "import sys, time\nprint('ready', flush=True)\ntime.sleep(600)\n"
+    )
+    program = ["-m", "tools.moirai_inspect", "--saved_model_dir=model"]
+    started = process(*program, PYTHONPATH=str(tmp_path))
+    assert started.stdout is not None
+    assert started.stdout.readline() == "ready\n"
+    started.send_signal(signal.SIGINT)
+    _, err = started.communicate(timeout=60)
+    assert (started.returncode, err) == (130, "interrupted at the start; nothing was written\n")
 
 
 @pytest.mark.parametrize("quiet", [False, True])

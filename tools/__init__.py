@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -22,8 +23,18 @@ VERBOSITY = asked_verbosity(sys.argv[1:])
 """None is quiet: no line of TensorFlow's, of this process or one that it starts; its failures are
 exceptions, and a crash still says why."""
 
-if VERBOSITY is None and is_command(sys.orig_argv):
-    filter_descriptor()
+
+def end_at_start(number: int, _: object) -> None:
+    """Ctrl-C while a command is still importing."""
+    os.write(sys.stderr.fileno(), b"interrupted at the start; nothing was written\n")
+    os._exit(128 + number)
+
+
+if is_command(sys.orig_argv):
+    if VERBOSITY is None:
+        filter_descriptor()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end_at_start)
 os.environ.setdefault(
     "TF_CPP_MIN_LOG_LEVEL", "3" if VERBOSITY is None else str(min(3, max(0, -VERBOSITY)))
 )

@@ -92,6 +92,8 @@ def _blind(cases: Sequence[Case]) -> str:
     """Plans that were made without a part of the problem, played in full, over ours."""
     lines = [_head("model", "cluster", *(f"without {what}" for what in BLIND))]
     for case in cases:
+        if not any(f"without {what}" in case for what in BLIND):
+            continue
         cells = []
         for what in BLIND:
             row, found = case.get(f"without {what}"), ratio(case, f"without {what}")

@@ -18,7 +18,7 @@ from moirai_tf.errors import MoiraiError, file_error
 from moirai_tf.options import Option, options_of
 from moirai_tf.progress import Stopwatch, observed, time_table
 
-from . import VERBOSITY
+from . import VERBOSITY, end_at_start
 from ._display import Display, DisplayHandler
 from ._interrupt import Interrupted
 
@@ -66,6 +66,8 @@ def run(main: Callable[[], int | None], *, patient: bool = False) -> None:
         if len(argv) > 1:
             return _wrong(f"unexpected argument {argv[1]!r}", "every input has a flag")
         _log_to(display)
+        if signal.getsignal(signal.SIGINT) is end_at_start:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         handle((signal.SIGTERM, signal.SIGHUP), _end)
         interrupted = Interrupted(display, patient=patient)
         try:
