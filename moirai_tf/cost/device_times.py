@@ -10,6 +10,7 @@ A GPU runs one kernel at a time anyway, so there the same steps are traced; see 
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from moirai_tf.cluster import Cluster
 from moirai_tf.cluster.names import short_devices
@@ -37,6 +39,7 @@ from moirai_tf.cost.step_stats import (
 )
 from moirai_tf.cost.table import MeasuredLink, Measurement, StepCost, links_of
 from moirai_tf.cost.xplane import UNKNOWN
+from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.graph.graph import Graph, TensorRef
 from moirai_tf.model.saved_model import SavedModel
@@ -49,6 +52,7 @@ from moirai_tf.runtime.timing import elapsed_ns, enough, warm_up
 
 _TRACED_WARMUP = 3
 """Traced steps that do not count: the device has run the model untraced already."""
+_LOGGER = logging.getLogger(__name__)
 _KEPT = 0.5
 """Part of the traced steps that counts: those whose kernels' total is nearest the median."""
 
@@ -84,9 +88,8 @@ def measure_devices(
     found: dict[str, tuple[list[int | None], Measurement]] = {}
     short = short_devices(d.name for d in cluster.devices)
     for device in devices:
-        shown = layouts(coarse, cluster, device)
         with stage(f"time the operators on {short[device]}"):
-            traced = [subject.show(layout) for layout in shown]
+            shown, traced = _shown(subject, layouts(coarse, cluster, device))
         fixed_ns = step_cost.total_ns(cluster.client, [device])
         by_pair, host = links_of(cluster, links), host_of(cluster, device)
         moved_ns = _moved_ns(graph, shown[0], host, by_pair)
@@ -102,6 +105,37 @@ def measure_devices(
             measurement,
         )
     return found
+
+
+def _shown(
+    subject: _TimedModel, wanted: Sequence[Layout]
+) -> tuple[list[Layout], list[TracedLayout]]:
+    """Runs every layout; a piece that has no room beside what it reads is left out.
+
+    Its operators have no cost on the device then, so no plan puts them there.
+
+    Raises:
+      MoiraiError: a layout cannot be run for another reason, or none has room.
+    """
+    shown, traced = [], []
+    for layout in wanted:
+        try:
+            traced.append(subject.show(layout))
+        except MoiraiError as error:
+            if layout.whole or not _lacks_room(error) or (layout is wanted[-1] and not shown):
+                raise
+            _LOGGER.warning(
+                "%s has no room for a piece of the model: %s", layout.device, error.rule
+            )
+        else:
+            shown.append(layout)
+    return shown, traced
+
+
+def _lacks_room(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, tf.errors.ResourceExhaustedError):
+        error = error.__cause__
+    return error is not None
 
 
 @dataclass(frozen=True)
