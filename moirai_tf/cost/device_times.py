@@ -117,7 +117,8 @@ def _shown(
     Raises:
       MoiraiError: a layout cannot be run for another reason, or none has room.
     """
-    shown, traced = [], []
+    shown: list[Layout] = []
+    traced: list[TracedLayout] = []
     for layout in wanted:
         try:
             traced.append(subject.show(layout))
