@@ -27,6 +27,10 @@ _WORTH_ANOTHER = 0.03
 """Predicted gain from which other shares are tried once more."""
 _ELSEWHERE = 0.1
 """Part of the work that a device with a share may leave to others, such as the client's own."""
+_NO_GPUS = (
+    "the cluster has GPUs, for which predictions of divided batches are too low (docs/split.md); "
+    "split=on divides all the same"
+)
 _LOGGER = logging.getLogger(__name__)
 
 PlaceAgain = Callable[[MoiraiItem], MoiraiItem]
@@ -53,6 +57,8 @@ def divided(item: MoiraiItem, options: SplitOptions, place_again: PlaceAgain) ->
       MoiraiError: `split` is 'on' and the batch cannot be divided.
     """
     try:
+        if options.split == AUTO and any(d.type == "GPU" for d in item.cluster.devices):
+            raise _Undivided(_NO_GPUS)
         batch = _batch_of(item)
         if options.split == AUTO and batch.rows < options.least_batch:
             raise _Undivided(f"it has {batch.rows} rows, fewer than least_batch")

@@ -15,8 +15,8 @@ class SplitOptions:
 
     split: str = option(
         AUTO,
-        "divide the batch of a request over devices: on, off, or auto: where that is predicted to "
-        "be faster. Only models that treat the rows of a batch independently can be divided",
+        "divide the batch of a request over devices: on, off, or auto: over CPUs, where that is "
+        "predicted to be faster. Only models that treat rows independently can be divided",
         choices=(AUTO, ON, OFF),
     )
     most_shares: int = option(8, "most shares of a batch, each for one device")
