@@ -16,7 +16,7 @@ from moirai_tf import Cluster, Device, Link, MoiraiItem, Pass, Pipeline, default
 from moirai_tf.cost.coarse_problem import build_problem
 from moirai_tf.cost.predict import predict
 from moirai_tf.pipeline import need
-from moirai_tf.placement import Result, simulate
+from moirai_tf.placement import Problem, Result, simulate
 from moirai_tf.rewrite.make_plan import make_plan
 from moirai_tf.summary import result_summary
 from tests.zoo import ZooEntry
@@ -46,6 +46,8 @@ class Scatter(Pass):
             device = favourite if favourite in able else rng.choice(able)
             for operator in members:
                 assignment[operator] = device
+        if len(set(assignment)) == 1:  # a small model, by chance
+            _move_one(problem, assignment)
         schedule = simulate(problem, assignment, problem.topological_order)
         result = Result("feasible", schedule, messages=("scattered",))
         prediction = predict(
@@ -56,6 +58,16 @@ class Scatter(Pass):
             result_summary(problem, result, prediction, None, (), [0] * len(problem.devices)),
         )  # fmt: skip
         return replace(item, problem=problem, result=result, plan=plan)
+
+
+def _move_one(problem: Problem, assignment: list[int]) -> None:
+    """Puts the last unit that can run elsewhere there."""
+    for unit in reversed(range(len(problem.units))):
+        others = [d for d in problem.unit_devices[unit] if d != assignment[0]]
+        if others:
+            for operator in problem.units[unit]:
+                assignment[operator] = others[0]
+            return
 
 
 def scatter_pipeline(entry: ZooEntry, output: Path, devices: int) -> Pipeline:
@@ -72,6 +84,7 @@ def scatter_pipeline(entry: ZooEntry, output: Path, devices: int) -> Pipeline:
         inputs=str(inputs),
         output_dir=str(output),
         profile_anyway=True,
+        split="off",
     ).replaced(Scatter(seed=devices))
 
 
