@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from moirai_tf.choice import COMPUTED_LEAST_GAIN, LEAST_GAIN
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
-from moirai_tf.graph.importer import import_graph
+from moirai_tf.graph.importer import import_graph, shape_options
 from moirai_tf.graph.options import ImportOptions
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.saved_model import SavedModel, signature_def
@@ -18,7 +18,7 @@ from moirai_tf.placement import Problem
 from moirai_tf.split.divide import divide, obstacle_of
 from moirai_tf.split.function import SCOPE
 from moirai_tf.split.options import AUTO, ON, SplitOptions
-from moirai_tf.split.rows import Separation, separation
+from moirai_tf.split.separate import Separation, separation
 from moirai_tf.split.shares import RowsToTime, between, equal_finish, in_proportion
 
 _SIZES = (7, 11)
@@ -183,7 +183,7 @@ def _placed(
     options = ImportOptions(
         signature=graph.signature,
         tags=graph.tags,
-        input_shapes=tuple(f"{n}={','.join(map(str, _shape_of(graph, n)))}" for n in graph.inputs),
+        input_shapes=tuple(shape_options(graph)),
     )
     graph = prune(import_graph(made, options))
     return place_again(replace(item, model=made, graph=graph, split=edit))

@@ -71,12 +71,16 @@ def optimize(
         )
     stopwatch = Stopwatch()
     with observed(stopwatch):
-        if cluster is None:
-            with stage("look at this machine"):
-                cluster = this_machine()
-        elif not isinstance(cluster, Cluster):
-            cluster = read_cluster(cluster)
-        item = pipeline.run(MoiraiItem(Path(saved_model_dir), cluster), hook)
+        item = pipeline.run(MoiraiItem(Path(saved_model_dir), _found(cluster)), hook)
     if item.staged is not None:
         discard(item.staged)
     return summarise(item, stopwatch.times)
+
+
+def _found(cluster: Cluster | str | Path | None) -> Cluster:
+    if isinstance(cluster, Cluster):
+        return cluster
+    if cluster is not None:
+        return read_cluster(cluster)
+    with stage("look at this machine"):
+        return this_machine()

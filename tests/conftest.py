@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from moirai_tf.bench.local_cluster import LocalCluster
     from moirai_tf.fusion.coarse import CoarseGraph
     from moirai_tf.graph.graph import Graph
     from tests.examiner import Examiner
@@ -43,6 +44,15 @@ def zoo_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return path
 
     return built
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[LocalCluster]:
+    """Two equal workers of a whole core, which no test of the file breaks for good."""
+    from moirai_tf.bench.local_cluster import local_cluster
+
+    with local_cluster([1.0, 1.0]) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

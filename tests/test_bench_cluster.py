@@ -6,7 +6,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,6 @@ class Case:
     def slices(self, title: str, category: str) -> list[Event]:
         """The slices of one process, `operator` or `transfer`."""
         return [e for e in self.group(title) if e["ph"] == "X" and e["cat"] == category]
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[LocalCluster]:
-    """Two equal workers that no test breaks."""
-    with local_cluster([1.0, 1.0]) as local:
-        yield local
 
 
 @pytest.fixture(scope="module", params=["workers", "this process"])

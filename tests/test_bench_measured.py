@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moirai_tf.bench.local_cluster import LocalCluster, local_cluster
+from moirai_tf.bench.local_cluster import LocalCluster
 from moirai_tf.bench.measured import measured_step
 from moirai_tf.bench.models import opened, read_placed, read_signature
 from moirai_tf.bench.timeline import Timeline
@@ -21,12 +21,6 @@ TASKS = tuple(f"/job:worker/replica:0/task:{i}" for i in range(2))
 ONE, TWO = (f"{task}/device:CPU:0" for task in TASKS)
 DEVICES = {ONE: "one", TWO: "two"}
 MS = 1_000_000
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[LocalCluster]:
-    with local_cluster([1.0, 1.0]) as local:
-        yield local
 
 
 @pytest.fixture(scope="module")

@@ -60,13 +60,6 @@ def placed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "placed"
 
 
-@pytest.fixture(scope="module")
-def workers() -> Iterator[LocalCluster]:
-    """Two workers that no test breaks for good."""
-    with local_cluster([1.0, 1.0]) as local:
-        yield local
-
-
 @contextmanager
 def _restarted(local: LocalCluster, task: int) -> Iterator[None]:
     """Another server in the place of one that was killed, which knows nothing of its past."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +18,14 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from moirai_tf import MoiraiError, MoiraiItem, OnnxRunner, export_onnx, read_plan, save_inputs
+from moirai_tf import MoiraiError, OnnxRunner, export_onnx, read_plan
 from moirai_tf.export.onnx_devices import assign
 from moirai_tf.export.onnx_graph import reads
 from moirai_tf.export.onnx_parts import Part, parts_of
+from tests import exports
 from tests.placements import place
 from tests.saved_models import digest, edited
-from tests.scatter import Scatter, logical_cluster, scatter_pipeline
+from tests.scatter import Scatter
 from tests.zoo import ZOO
 
 ZooDir = Callable[[str], Path]
@@ -48,11 +47,8 @@ REFUSED = {
 
 
 def scattered(zoo_dir: ZooDir, name: str, folder: Path) -> Path:
-    """A model dealt out to two logical CPUs in short runs; its inputs are beside it."""
-    pipeline = scatter_pipeline(ZOO[name], folder / "placed", 2).without("verify")
-    pipeline.replaced(Scatter(seed=3, run=2)).run(MoiraiItem(zoo_dir(name), logical_cluster(2)))
-    save_inputs(folder / "inputs.npz", ZOO[name].inputs())
-    return folder / "placed"
+    """In short runs, so that there are many parts."""
+    return exports.scattered(zoo_dir, name, folder, Scatter(seed=3, run=2))
 
 
 def texts(array: np.ndarray) -> np.ndarray:
@@ -370,34 +366,17 @@ def test_an_original_that_answers_otherwise_is_told(zoo_dir: ZooDir, tmp_path: P
     assert not (tmp_path / "exported").exists()
 
 
-_FULL = """
-import resource, sys
-import moirai_tf.export.onnx as export
-convert = export.convert
-def full(*args):
-    found = convert(*args)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
-    return found
-export.convert = full
-try:
-    export.export_onnx(sys.argv[1], sys.argv[2])
-except export.MoiraiError as error:
-    print("refused", error)
-"""
-
-
 @pytest.mark.parametrize(
     "nbytes", [4_000, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 100, 30_000))]
 )
 def test_a_full_disk_leaves_nothing(nbytes: int, zoo_dir: ZooDir, tmp_path: Path) -> None:
     """The weights have 37,000 bytes; the disk is full when conversion is done."""
     place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1)
-    done = subprocess.run(
-        [sys.executable, "-c", _FULL, str(tmp_path / "placed"), str(tmp_path / "out"), str(nbytes)],
-        cwd=ROOT, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True, text=True, check=False,
+    refused, said = exports.refused_on_full_disk(
+        "moirai_tf.export.onnx", "convert", "export_onnx", tmp_path / "placed", tmp_path / "out",
+        room=nbytes,
     )  # fmt: skip
-    assert done.stdout.startswith("refused"), done.stderr
+    assert refused, said
     assert [path.name for path in tmp_path.iterdir()] == ["placed"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from moirai_tf import MoiraiError, MoiraiItem, export_serving, read_plan, save_inputs, strip
+from moirai_tf import MoiraiError, export_serving, read_plan, save_inputs, strip
 from moirai_tf.export.serving_files import Tenant, check_tenants
 from moirai_tf.export.warmup import WARMUP_FILE
 from moirai_tf.model.saved_model import read_saved_model
@@ -28,13 +27,12 @@ from moirai_tf.verify.names import session_names
 from moirai_tf.verify.partition import PartitionedGraph, device_key
 from moirai_tf.verify.placement_proof import Evidence, prove
 from tests.c_api import CRun, run_saved_model
+from tests.exports import refused_on_full_disk, scattered
 from tests.placements import place
 from tests.saved_models import digest, edited, proto_of, save_function
-from tests.scatter import logical_cluster, scatter_pipeline
 from tests.zoo import SMALL, ZOO
 
 ZooDir = Callable[[str], Path]
-ROOT = Path(__file__).resolve().parents[1]
 FAST = ("cond", "lookup_table", "two_signatures", "tf1")
 REST = tuple(name for name in SMALL if ZOO[name].servable and name not in FAST)
 CHANGES_WITH_ITS_ROW = {"host_memory"}
@@ -68,14 +66,6 @@ def logs(version: Path) -> list[Any]:
 
 def fed(request: Any) -> dict[str, np.ndarray]:
     return {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
-
-
-def scattered(zoo_dir: ZooDir, name: str, folder: Path) -> Path:
-    """A model of the zoo dealt out to two logical CPUs; its inputs are beside it."""
-    pipeline = scatter_pipeline(ZOO[name], folder / "placed", 2).without("verify")
-    pipeline.run(MoiraiItem(zoo_dir(name), logical_cluster(2)))
-    save_inputs(folder / "inputs.npz", ZOO[name].inputs())
-    return folder / "placed"
 
 
 def proved(version: Path, plan: Plan, run: CRun) -> None:
@@ -350,22 +340,6 @@ def test_damage_is_told_and_nothing_is_written(kind: str, zoo_dir: ZooDir, tmp_p
     assert [path.name for path in (models / "m").iterdir()] == ["1"]
 
 
-_FULL = """
-import resource, sys
-import moirai_tf.export.serving as serving
-rehearse = serving.rehearse
-def full(*args):
-    found = rehearse(*args)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
-    return found
-serving.rehearse = full
-try:
-    serving.export_serving(sys.argv[1], sys.argv[2], copy=True)
-except serving.MoiraiError as error:
-    print("refused", error)
-"""
-
-
 @pytest.mark.parametrize(
     "nbytes", [500, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 100, 20_000))]
 )
@@ -377,12 +351,11 @@ def test_a_full_disk_leaves_nothing(nbytes: int, zoo_dir: ZooDir, tmp_path: Path
         if known:
             export_serving(placed, models / "m")
         before = digest(tmp_path)
-        done = subprocess.run(
-            [sys.executable, "-c", _FULL, str(placed), str(models / "m"), str(nbytes)],
-            cwd=ROOT, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-            capture_output=True, text=True, check=False,
+        refused, said = refused_on_full_disk(
+            "moirai_tf.export.serving", "rehearse", "export_serving", placed, models / "m",
+            room=nbytes,
         )  # fmt: skip
-        assert done.stdout.startswith("refused"), done.stderr
+        assert refused, said
         assert digest(tmp_path) == before
         assert models.exists() == known
 

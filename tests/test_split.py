@@ -22,7 +22,7 @@ from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.rewrite.plan_file import read_plan
 from moirai_tf.split.divide import divide, join, obstacle_of
 from moirai_tf.split.record import SplitEdit
-from moirai_tf.split.rows import separation
+from moirai_tf.split.separate import separation
 from moirai_tf.split.shares import between, equal_finish, in_proportion
 from tests.c_api import run_saved_model
 from tests.saved_models import graph_of, proto_of

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from moirai_tf.graph.prune import prune
-from moirai_tf.split.rows import Separation, separation
+from moirai_tf.split.separate import Separation, separation
 from tests.saved_models import graph_of
 
 _SIZES = (7, 11)

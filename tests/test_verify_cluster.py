@@ -29,13 +29,6 @@ RUN = "cluster, Grappler off"
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[LocalCluster]:
-    """Two workers that no test breaks."""
-    with local_cluster([1.0, 1.0]) as local:
-        yield local
-
-
-@pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """y = sin(tanh(x) @ weights), from the sine on with worker two; and its placed copy."""
     folder = tmp_path_factory.mktemp("pair")

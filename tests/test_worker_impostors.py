@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from moirai_tf import Cluster, MoiraiError
 from moirai_tf.bench.bench import BenchOptions, bench
-from moirai_tf.bench.local_cluster import LocalCluster, local_cluster
+from moirai_tf.bench.local_cluster import LocalCluster
 from moirai_tf.cost.options import ProfileOptions
 from moirai_tf.cost.profile import profile
 from moirai_tf.fusion.coarsen import coarsen
@@ -86,13 +86,6 @@ def _other_service() -> Iterator[str]:
         server.start()
         yield f"localhost:{port}"
         server.stop(None).wait()
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[LocalCluster]:
-    """Two workers; the second one is never spoken to."""
-    with local_cluster([1.0, 1.0]) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -216,10 +216,8 @@ def _equal(problem: Problem) -> Problem:
 
 def _played(row: Row, problem: Problem, schedule: Schedule) -> Row:
     """A row with what a schedule of the full problem costs."""
-    used = [0] * len(problem.devices)
-    for operator, device in zip(problem.operators, schedule.assignment, strict=True):
-        used[device] += operator.memory_bytes
-    over = sum(max(0, n - room) for n, room in zip(used, problem.capacity_bytes, strict=True))
+    used = problem.used_bytes(schedule.assignment)
+    over = problem.excess_bytes(used)
     if not over and check(problem, schedule):
         raise AssertionError(f"{row.key}: {check(problem, schedule)[0]}")
     return replace(

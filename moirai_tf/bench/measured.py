@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from moirai_tf.bench.timeline import Span, TensorMove, Timeline, in_order
+from moirai_tf.cluster.cluster import task_of
 from moirai_tf.model.validate import input_node
 from moirai_tf.runtime.gpu_records import gpu_kernels
 
@@ -77,10 +78,10 @@ def measured_step(
     kernels = list(_kernels(metadata, devices, owner))
     arrivals = [arrival for arrival in _arrivals(metadata, devices) if arrival.key in edges]
     shifts = _clock_shifts(_executions(kernels), arrivals, edges)
-    starts = [span.start_ns + shifts.get(_task(span.device), 0) for span in kernels]
+    starts = [span.start_ns + shifts.get(task_of(span.device), 0) for span in kernels]
     zero_ns = min(starts, default=0)
-    kernels = [_moved(span, shifts.get(_task(span.device), 0) - zero_ns) for span in kernels]
-    arrivals = [_arrived(a, shifts.get(_task(a.key[2]), 0) - zero_ns) for a in arrivals]
+    kernels = [_moved(span, shifts.get(task_of(span.device), 0) - zero_ns) for span in kernels]
+    arrivals = [_arrived(a, shifts.get(task_of(a.key[2]), 0) - zero_ns) for a in arrivals]
     moves = _moves(edges, arrivals, _executions(kernels))
     return MeasuredStep(Timeline(in_order(kernels), tuple(moves)), shifts)
 
@@ -193,7 +194,7 @@ def _clock_shifts(
     for arrival in arrivals:
         _, source, target = arrival.key
         made = executions.get((edges[arrival.key].producer, source), ())
-        pair = _task(source), _task(target)
+        pair = task_of(source), task_of(target)
         if made and pair[0] != pair[1]:
             early_ns = made[0].finish_ns - (arrival.finish_ns + _NS_PER_US)
             late[pair] = max(late.get(pair, early_ns), early_ns)
@@ -245,10 +246,6 @@ def _in_transit(edge: _Edge, arrival: _Arrival, producer: Span | None) -> Span:
         max(start_ns, arrival.finish_ns),
         {"bytes": arrival.nbytes, "tensor": arrival.key[0]},
     )
-
-
-def _task(device: str) -> str:
-    return device.rpartition("/device:")[0]
 
 
 def _moved(span: Span, ns: int) -> Span:

@@ -91,7 +91,7 @@ def read_signature(original: str | Path, placed: Sequence[PlacedModel]) -> Signa
       MoiraiError: the original is not the model that a plan was made for.
     """
     model = unplaced(read_saved_model(original))
-    graph = prune(import_graph(model, placed[0].plan.import_options()))
+    graph = _graph_of(model, placed[0].plan)
     for known in placed:
         strangers = graph.index.keys() - _original_names(known)
         if strangers:
@@ -108,8 +108,7 @@ def _original_names(placed: PlacedModel) -> Set[str]:
     plan = placed.plan
     if plan.edits.split is None:
         return plan.placement.keys()
-    model = unplaced(read_saved_model(placed.directory))
-    return prune(import_graph(model, plan.import_options())).index.keys()
+    return _graph_of(unplaced(read_saved_model(placed.directory)), plan).index.keys()
 
 
 def planned_graph(placed: PlacedModel, graph: Graph) -> Graph:
@@ -117,7 +116,10 @@ def planned_graph(placed: PlacedModel, graph: Graph) -> Graph:
     plan = placed.plan
     if plan.edits.split is None:
         return graph
-    model = before_placement(read_saved_model(placed.directory), plan)
+    return _graph_of(before_placement(read_saved_model(placed.directory), plan), plan)
+
+
+def _graph_of(model: SavedModel, plan: Plan) -> Graph:
     return prune(import_graph(model, plan.import_options()))
 
 

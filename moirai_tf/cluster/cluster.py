@@ -81,7 +81,7 @@ class Device:
     @property
     def task(self) -> str:
         """The part of the name that says whose it is: `/job:worker/replica:0/task:1`, or empty."""
-        return self.name.rpartition("/device:")[0]
+        return task_of(self.name)
 
     @property
     def local(self) -> bool:
@@ -202,9 +202,19 @@ class Cluster:
         return 0 if source == target else self._by_pair[source, target].transfer_ns(nbytes)
 
 
+def task_of(name: str) -> str:
+    """`/job:worker/replica:0/task:1` of a device's name; empty of `/device:CPU:0`."""
+    return name.rpartition("/device:")[0]
+
+
+def within_task(name: str) -> str:
+    """`CPU:0` of `/job:worker/replica:0/task:1/device:CPU:0`."""
+    return name.rpartition("/device:")[2]
+
+
 def device_type(name: str) -> str:
-    """`CPU` of `/job:worker/replica:0/task:1/device:CPU:0`."""
-    return name.rpartition("/device:")[2].partition(":")[0]
+    """`CPU` of the same."""
+    return within_task(name).partition(":")[0]
 
 
 def _fault(field: str, what: str) -> MoiraiError:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moirai_tf.cluster.cluster import task_of
 from moirai_tf.cost.host_memory import HostMemories, Links
 from moirai_tf.cost.layouts import Layout, TracedLayout, own_ns
 from moirai_tf.cost.table import Measurement, StepCost
@@ -120,8 +121,8 @@ def with_rests(step: StepCost, client: str, measured: Mapping[str, Measurement])
     GPU computes, so what is fixed there comes out too small.)
     """
     fixed = {n: found.fixed_ns for n, found in measured.items() if gpu_index(n) is not None}
-    own = client.rpartition("/device:")[0]
-    near = [ns for name, ns in fixed.items() if name.rpartition("/device:")[0] == own]
+    own = task_of(client)
+    near = [ns for name, ns in fixed.items() if task_of(name) == own]
     client_ns = min([step.client_ns, *near])
     rests = {name: max(0, ns - client_ns) for name, ns in fixed.items()}
     return StepCost(client_ns, {**step.device_ns, **rests})

@@ -28,7 +28,7 @@ from moirai_tf.cost.xplane import STEP, UNKNOWN, Step, read_trace, steps
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
 from moirai_tf.model.load import load_in_session
-from moirai_tf.model.output import write_saved_model
+from moirai_tf.model.output import written
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.model.validate import tensor_names
 from moirai_tf.progress import stage
@@ -134,8 +134,7 @@ def _on_disk(model: SavedModel) -> Iterator[Path]:
         yield model.path
         return
     with tempfile.TemporaryDirectory(prefix="moirai_model_") as work:
-        write_saved_model(model, model.proto, Path(work), {})
-        yield Path(work)
+        yield written(model, Path(work))
 
 
 def fill_variables(session: tf.compat.v1.Session, graph: Graph) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 import tensorflow as tf
 
 from moirai_tf.cluster import Cluster, Device, Link
+from moirai_tf.cluster.cluster import task_of
 from moirai_tf.cost.options import ANALYTICAL
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
@@ -112,7 +113,7 @@ class StepCost:
         """
         by_task: dict[str, int] = {}
         for name in set(used) - {client}:
-            task = name.rpartition("/device:")[0]
+            task = task_of(name)
             by_task[task] = max(by_task.get(task, 0), self.device_ns.get(name, 0))
         return self.client_ns + sum(by_task.values())
 

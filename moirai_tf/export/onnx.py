@@ -31,19 +31,19 @@ from moirai_tf.export.onnx_manifest import (
     manifest_text,
 )
 from moirai_tf.export.onnx_parts import parts_of
-from moirai_tf.export.onnx_runner import OnnxRunner
+from moirai_tf.export.onnx_runner import OnnxRunner, onnx_array
 from moirai_tf.export.options import OnnxOptions, check_onnx_options
 from moirai_tf.export.triton import write_repository
 from moirai_tf.graph.importer import import_graph
 from moirai_tf.model.input_files import Array
-from moirai_tf.model.load import tensors
+from moirai_tf.model.load import all_dense
 from moirai_tf.model.output import (
     check_apart,
     discard,
     publish,
     real_path,
     stage,
-    write_saved_model,
+    written,
 )
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
 from moirai_tf.rewrite.directory import unplaced
@@ -120,7 +120,7 @@ def export_onnx(
     staged = stage(Path(output_dir), overwrite=False)
     try:
         with tempfile.TemporaryDirectory(prefix="moirai_onnx_") as work:
-            source = _written(original, Path(work) / "original")
+            source = written(original, Path(work), {PLAN_FILE: "", SCHEDULE_FILE: ""})
             job = Job(
                 source, plan.tags, plan.signature, tuple(definition.outputs), options.opset, inputs
             )
@@ -149,7 +149,7 @@ def _definition(original: SavedModel, plan: Plan, options: OnnxOptions) -> Any:
         )
     definition = original.meta_graph(plan.tags).signature_def[plan.signature]
     for infos in (definition.inputs, definition.outputs):
-        if set(tensors(infos)) != set(infos):
+        if not all_dense(infos):
             raise MoiraiError(
                 f"signature {plan.signature!r} has sparse, ragged or other composite tensors",
                 why="inputs and outputs of an ONNX model are dense",
@@ -163,12 +163,6 @@ def _starts_ns(placed: Path) -> dict[str, int]:
     if not (placed / SCHEDULE_FILE).is_file():
         return {}
     return {o.name: o.start_ns for o in read_planned_schedule(placed).operators}
-
-
-def _written(original: SavedModel, directory: Path) -> Path:
-    directory.mkdir()
-    write_saved_model(original, original.proto, directory, {PLAN_FILE: "", SCHEDULE_FILE: ""})
-    return directory
 
 
 def _export(
@@ -194,7 +188,7 @@ def _export(
     onnx.checker.check_model(str(directory / WHOLE))
     outputs = tuple(value.name for value in model.graph.output)
     cut = [name for part in parts for name in part.outputs]
-    feeds = {name: _onnx_array(array) for name, array in inputs.items()}
+    feeds = {name: onnx_array(array) for name, array in inputs.items()}
     feeds = {value.name: feeds[value.name] for value in model.graph.input}
     types, values = _probed(model, cut, feeds, directory)
     error_whole = _compared("whole", expected, {n: values[n] for n in outputs}, options.tolerance)
@@ -264,10 +258,10 @@ def _compared(
     """
     worst = 0.0
     for name, value in expected.items():
-        value = _onnx_array(value)
+        value = onnx_array(value)
         narrow = str(value.dtype) in ("float16", "bfloat16")
         allowed = TOLERANCES[str(value.dtype)] if narrow else tolerance
-        parity = compare(what, name, value, _onnx_array(found[name]), allowed)
+        parity = compare(what, name, value, onnx_array(found[name]), allowed)
         if not parity.ok:
             raise MoiraiError(
                 f"output {name!r} of the {what} differs by {parity.error:.2g} of its largest "
@@ -278,12 +272,3 @@ def _compared(
             )
         worst = max(worst, parity.error)
     return worst
-
-
-def _onnx_array(array: Any) -> Array:
-    """Strings as ONNX Runtime has them."""
-    found: Array = np.asarray(array)
-    if found.dtype.kind not in "OSU":
-        return found
-    texts = [t.decode() if isinstance(t, bytes) else str(t) for t in found.reshape(-1)]
-    return np.array(texts, dtype=object).reshape(found.shape)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moirai_tf.export.onnx_graph import reads
+from moirai_tf.export.onnx_graph import Flow
 from moirai_tf.rewrite.plan import Plan
 
 _NUMBERED = re.compile(r"(__\d+)+$")
@@ -45,9 +45,11 @@ def assign(graph: Any, plan: Plan, *, calls: bool) -> Assignment:
     known = {(n.partition("/")[2] or n) if calls else n: n for n in plan.placement}
     operators = [_operator(node, known) for node in graph.node]
     devices = [plan.placement[name] if name else "" for name in operators]
-    consumers, producers = _neighbours(graph)
+    flow = Flow(graph)
     inferred = {
-        i: _nearest(i, devices, consumers) or _nearest(i, devices, producers) or plan.client
+        i: _nearest(i, devices, flow.consumers)
+        or _nearest(i, devices, flow.producers)
+        or plan.client
         for i, device in enumerate(devices)
         if not device
     }
@@ -73,19 +75,6 @@ def _names(node: Any) -> Iterator[str]:
         if name:
             yield name
             yield _NUMBERED.sub("", name)
-
-
-def _neighbours(graph: Any) -> tuple[list[list[int]], list[list[int]]]:
-    """Readers of every node, and what it reads, by position."""
-    maker = {tensor: i for i, node in enumerate(graph.node) for tensor in node.output}
-    producers = [
-        sorted({maker[tensor] for tensor in reads(node) if tensor in maker}) for node in graph.node
-    ]
-    consumers: list[list[int]] = [[] for _ in graph.node]
-    for i, found in enumerate(producers):
-        for producer in found:
-            consumers[producer].append(i)
-    return consumers, producers
 
 
 def _nearest(start: int, devices: Sequence[str], next_to: Sequence[Sequence[int]]) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moirai_tf.cluster.cluster import within_task
 from moirai_tf.export.onnx_devices import Assignment
-from moirai_tf.export.onnx_graph import bodies, onnx_module, reads, save_model
+from moirai_tf.export.onnx_graph import bodies, onnx_module, reads, save_model, subgraphs
 from moirai_tf.export.onnx_manifest import ManifestPart, TensorType
 from moirai_tf.export.onnx_parts import Part
 
@@ -38,7 +39,7 @@ def annotate(model: Any, assignment: Assignment) -> None:
 
 def layer(device: str) -> str:
     """A device as an annotation: `/device:GPU:0` is `GPU_0`."""
-    return device.rpartition("/device:")[2].replace(":", "_")
+    return within_task(device).replace(":", "_")
 
 
 def session_options_text(devices: Sequence[str]) -> str:
@@ -142,12 +143,7 @@ def write_parts(
 
 
 def _inside(node: Any) -> list[Any]:
-    graphs = [
-        inner
-        for attribute in node.attribute
-        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
-    ]
-    return [found for graph in graphs for body in bodies(graph) for found in body.node]
+    return [found for graph in subgraphs(node) for body in bodies(graph) for found in body.node]
 
 
 def _type(described: Any, value: Any) -> TensorType:

@@ -35,18 +35,42 @@ def bodies(graph: Any) -> Iterator[Any]:
     """A graph, and those of its loops and branches at any depth."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from bodies(inner)
+        for inner in subgraphs(node):
+            yield from bodies(inner)
+
+
+def subgraphs(node: Any) -> Iterator[Any]:
+    """The graphs that a loop or branch holds itself."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
 
 
 def reads(node: Any) -> list[str]:
     """Tensors that a node takes, those included that the bodies of loops and branches capture."""
     found = dict.fromkeys(name for name in node.input if name)
-    for attribute in node.attribute:
-        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            found.update(dict.fromkeys(captured(inner)))
+    for inner in subgraphs(node):
+        found.update(dict.fromkeys(captured(inner)))
     return list(found)
+
+
+class Flow:
+    """Which node of a graph makes which tensor, and who reads it; nodes by position."""
+
+    def __init__(self, graph: Any) -> None:
+        self.maker = {tensor: i for i, node in enumerate(graph.node) for tensor in node.output}
+        self.reads = [reads(node) for node in graph.node]
+        self.producers = [
+            sorted({self.maker[t] for t in tensors if t in self.maker}) for tensors in self.reads
+        ]
+        self.consumers: list[list[int]] = [[] for _ in self.producers]
+        for i, found in enumerate(self.producers):
+            for producer in found:
+                self.consumers[producer].append(i)
+
+    def __len__(self) -> int:
+        return len(self.producers)
 
 
 def captured(graph: Any) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moirai_tf.export.onnx_graph import reads
+from moirai_tf.export.onnx_graph import Flow
 
 
 @dataclass(frozen=True)
@@ -28,23 +28,12 @@ class Part:
     """Tensors that other parts read, and outputs of the model."""
 
 
-class _Flow:
-    """Which node makes which tensor, and who reads it."""
+class _Flow(Flow):
+    """The same, and where nodes run."""
 
     def __init__(self, graph: Any, devices: Sequence[str]) -> None:
+        super().__init__(graph)
         self.devices = devices
-        self.maker = {tensor: i for i, node in enumerate(graph.node) for tensor in node.output}
-        self.reads = [reads(node) for node in graph.node]
-        self.producers = [
-            sorted({self.maker[t] for t in tensors if t in self.maker}) for tensors in self.reads
-        ]
-        self.consumers: list[list[int]] = [[] for _ in self.producers]
-        for i, found in enumerate(self.producers):
-            for producer in found:
-                self.consumers[producer].append(i)
-
-    def __len__(self) -> int:
-        return len(self.producers)
 
     def sends(self, i: int) -> bool:
         """Whether another device reads what a node makes."""

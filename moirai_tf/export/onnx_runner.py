@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moirai_tf.cluster.cluster import within_task
 from moirai_tf.errors import MoiraiError
 from moirai_tf.export.onnx_manifest import ManifestPart, read_manifest
 
@@ -131,7 +132,7 @@ class OnnxRunner:
         self.close()
 
     def _providers(self, device: str) -> list[Provider]:
-        kind, index = device.rpartition("/device:")[2].split(":")
+        kind, index = within_task(device).split(":")
         if kind == "CPU":
             return [_CPU]
         if kind == "GPU" and _CUDA in self._ort.get_available_providers():
@@ -159,10 +160,9 @@ class OnnxRunner:
 
     def _value(self, value: Any) -> Any:
         """What sessions take: a tensor of ONNX Runtime's; strings as an array."""
-        array = np.asarray(value)
-        if array.dtype.kind in "OSU":
-            texts = [t.decode() if isinstance(t, bytes) else str(t) for t in array.reshape(-1)]
-            return np.array(texts, dtype=object).reshape(array.shape)
+        array = onnx_array(value)
+        if array.dtype == object:
+            return array
         return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
 
     def _run_device(self, device: str, tensors: Mapping[str, Future[Any]]) -> None:
@@ -214,6 +214,15 @@ class OnnxRunner:
         if tensor in self.manifest.outputs or self.manifest.users(tensor) != {part.device}:
             return "cpu", 0
         return self._memory[part.device]
+
+
+def onnx_array(value: Any) -> Array:
+    """An array; strings as ONNX Runtime has them."""
+    array: Array = np.asarray(value)
+    if array.dtype.kind not in "OSU":
+        return array
+    texts = [t.decode() if isinstance(t, bytes) else str(t) for t in array.reshape(-1)]
+    return np.array(texts, dtype=object).reshape(array.shape)
 
 
 def _memory_of(providers: Sequence[Provider]) -> tuple[str, int]:

@@ -21,10 +21,9 @@ from moirai_tf.model.load import SessionGraph, fetched, tensors
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.runtime.child import Child, without_gpus
-from moirai_tf.runtime.devices import check_models, local_devices
 from moirai_tf.runtime.failures import failure_of
 from moirai_tf.verify.parity import TOLERANCES, Array, compare
-from moirai_tf.verify.stand_in import stand_in_placed, stand_ins
+from moirai_tf.verify.stand_in import stand_in_placed, stand_ins_here
 
 _TOLERANCE = 1e-3
 """Kernels choose other orders of summation for other sizes of a batch."""
@@ -55,10 +54,7 @@ def rehearse(
     Raises:
       MoiraiError: the model cannot be loaded, or it takes too long.
     """
-    here = local_devices()
-    devices = stand_ins(plan, gpus=sum(device.type == "GPU" for device in here))
-    if all(name == local for name, local in devices.items()):
-        check_models(plan, here, "this process")
+    devices = stand_ins_here(plan)
     child = Child(
         "running the warm-up requests",
         timeout_s=timeout_s,

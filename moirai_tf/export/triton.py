@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from moirai_tf.cluster.cluster import within_task
 from moirai_tf.export.onnx_manifest import Manifest, ManifestPart, TensorType
 
 _KINDS = {
@@ -40,7 +41,7 @@ def write_repository(manifest: Manifest, directory: Path, name: str) -> None:
 
 
 def _part_config(model: str, part: ManifestPart, types: Mapping[str, TensorType]) -> str:
-    kind, index = part.device.rpartition("/device:")[2].split(":")
+    kind, index = within_task(part.device).split(":")
     pinned = f"count: 1 kind: KIND_{kind}" + (f" gpus: [ {index} ]" if kind == "GPU" else "")
     return (
         f'name: {_quoted(model)}\nbackend: "onnxruntime"\nmax_batch_size: 0\n'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import tensorflow as tf
 from google.protobuf import message
 
 from moirai_tf.errors import MoiraiError
-from moirai_tf.model.input_files import Array
-from moirai_tf.model.load import tensors
+from moirai_tf.model.input_files import Array, read_records
+from moirai_tf.model.load import all_dense
 
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MOST_REQUESTS = 1000
@@ -80,7 +80,7 @@ def request_of(
             _add_example(request.input.example_list.examples, signature, text)
     else:
         request = log.predict_log.request
-        if set(tensors(definition.inputs)) != set(definition.inputs):
+        if not all_dense(definition.inputs):
             raise MoiraiError(
                 f"signature {signature!r} takes sparse, ragged or other composite tensors",
                 why="TensorFlow Serving takes dense tensors only, one for each input",
@@ -167,17 +167,12 @@ def read_requests(directory: Path) -> Sequence[bytes]:
     Raises:
       MoiraiError: the file is damaged.
     """
-    return tuple(_records(directory / WARMUP_FILE))
-
-
-def _records(file: Path) -> Iterator[bytes]:
-    if not file.is_file():
-        return
+    file = directory / WARMUP_FILE
     try:
-        yield from tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
-    except tf.errors.OpError as error:
+        return tuple(read_records(file)) if file.is_file() else ()
+    except (tf.errors.OpError, ValueError) as error:
         raise MoiraiError(
-            f"{file} cannot be read: {error.message}",
+            f"{file} cannot be read: {error}",
             why="TensorFlow Serving refuses a model whose warm-up requests are damaged",
             fix="remove the file, or write it again",
         ) from error

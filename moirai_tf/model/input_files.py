@@ -92,16 +92,27 @@ def _records(path: str | Path, start: bytes, types: Mapping[str, int]) -> dict[s
     """The records of a TFRecord file as the only input."""
     if [dtypes.as_dtype(dtype) for dtype in types.values()] != [dtypes.string]:
         raise ValueError("not an .npz archive, and TFRecords suit one input of strings only")
-    dataset = tf.data.TFRecordDataset(str(path), "GZIP" if start == _GZIP else "")
     try:
-        with gzip.open(path) if start == _GZIP else Path(path).open("rb") as file:
-            _check_lengths(file)
-        records = list(dataset.as_numpy_iterator())
+        records = read_records(path, zipped=start == _GZIP)
     except (tf.errors.OpError, OSError, EOFError, ValueError, zlib.error) as error:
         raise ValueError(f"neither an .npz archive nor TFRecords: {error}") from error
     if not records:
         raise ValueError("it is empty")
     return {name: np.array(records, dtype=object) for name in types}
+
+
+def read_records(path: str | Path, *, zipped: bool = False) -> list[bytes]:
+    """The records of a TFRecord file.
+
+    Raises:
+      ValueError: a record says that it is longer than the file.
+      tf.errors.OpError: the file is damaged, or cannot be read.
+      OSError, EOFError, zlib.error: the same, as Python's own readers say it.
+    """
+    with gzip.open(path) if zipped else Path(path).open("rb") as file:
+        _check_lengths(file)
+    dataset = tf.data.TFRecordDataset(str(path), "GZIP" if zipped else "")
+    return list(dataset.as_numpy_iterator())
 
 
 def _check_lengths(file: gzip.GzipFile | IO[bytes]) -> None:

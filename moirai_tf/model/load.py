@@ -131,6 +131,11 @@ def tensors(infos: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def all_dense(infos: Mapping[str, Any]) -> bool:
+    """Whether every input or output is one tensor: none is sparse, ragged or another composite."""
+    return set(tensors(infos)) == set(infos)
+
+
 def fetched(value: Any) -> Any:
     """What a step returned as a NumPy array: TensorFlow gives a scalar string as plain bytes."""
     return np.array(value, dtype=object) if isinstance(value, bytes) else np.asarray(value)

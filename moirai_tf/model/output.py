@@ -277,6 +277,13 @@ def write_saved_model(
         ) from error
 
 
+def written(model: SavedModel, directory: Path, extra: Mapping[Path, str] | None = None) -> Path:
+    """A directory that was made, or is empty, with the model in it as it is now; to be run."""
+    directory.mkdir(exist_ok=True)
+    write_saved_model(model, model.proto, directory, extra or {})
+    return directory
+
+
 def _copy_files(
     model: SavedModel, directory: Path, extra: Mapping[Path, str], *, copy: bool
 ) -> None:

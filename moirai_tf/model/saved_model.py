@@ -51,6 +51,12 @@ class SavedModel:
         }
         return bool(ops & _VARIABLES) and not ops & _ASSIGNMENTS
 
+    def copied(self) -> SavedModel:
+        """The same with a protobuf of its own, to be edited."""
+        proto = type(self.proto)()
+        proto.CopyFrom(self.proto)
+        return SavedModel(self.path, proto, edited=True)
+
     def meta_graph(self, tags: Sequence[str] = ()) -> Any:
         """The `MetaGraphDef` with exactly these tags, or the only one if no tags are given.
 

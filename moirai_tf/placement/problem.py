@@ -106,6 +106,18 @@ class Problem:
         edges = ((t.producer, consumer) for t in self.tensors for consumer in t.consumers)
         return topological_order(len(self.operators), edges)
 
+    def used_bytes(self, assignment: Sequence[int]) -> list[int]:
+        """What each device has to hold if every operator is on the device that is given."""
+        used = [0] * len(self.devices)
+        for operator, device in zip(self.operators, assignment, strict=True):
+            used[device] += operator.memory_bytes
+        return used
+
+    def excess_bytes(self, used_bytes: Sequence[int]) -> int:
+        """By how much devices are too small for that, together."""
+        rooms = zip(used_bytes, self.capacity_bytes, strict=True)
+        return sum(max(0, used - room) for used, room in rooms)
+
     @cached_property
     def topological_position(self) -> tuple[int, ...]:
         """Position of each operator in `topological_order`."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moirai_tf.bench.models import read_placed, read_signature
+from moirai_tf.bench.models import planned_graph, read_placed, read_signature
 from moirai_tf.cluster.names import short_devices
 from moirai_tf.cluster.units import megabytes, milliseconds
 from moirai_tf.graph.graph import Graph
@@ -47,7 +47,7 @@ def node_data(content: Content, placed_dir: str | Path) -> dict[str, Any]:
     """
     placed = read_placed([placed_dir])
     plan, graph = placed[0].plan, read_signature(placed_dir, placed).graph
-    more = _more(content, graph)
+    more = _more(content, planned_graph(placed[0], graph))
     graph_def = read_saved_model(placed_dir).meta_graph(plan.tags).graph_def
     bodies = {"": (graph_def.node, 0)}
     bodies |= {f.signature.name: (f.node_def, 1) for f in graph_def.library.function}

@@ -63,11 +63,11 @@ def before_placement(model: SavedModel, plan: Plan) -> SavedModel:
     Raises:
       MoiraiError: the plan does not fit the model.
     """
-    proto = _copy(model)
-    meta_graph = _meta_graph(model, proto, plan)
+    reverted = model.copied()
+    meta_graph = reverted.meta_graph(plan.tags)
     revert(meta_graph, plan.edits)
     _check_undone(meta_graph, model.meta_graph(plan.tags), plan)
-    return SavedModel(model.path, proto, edited=True)
+    return reverted
 
 
 @file_errors("the placed model cannot be written")
@@ -102,22 +102,24 @@ def stage_placed(
         original in more than the plan says.
     """
     check_apart(model.path, output)
-    proto = _copy(model)
-    meta_graph = _meta_graph(model, proto, plan)
-    order, edits = order or Order(), Edits()
-    if plan.placement:
-        edits = apply_placement(meta_graph, graph, plan.placement, plan.client, order)
-        edits = replace(edits, restore=split_restore(meta_graph, plan))
+    written = model.copied()
+    meta_graph, order = written.meta_graph(plan.tags), order or Order()
+    edits = _placed(meta_graph, graph, plan, order) if plan.placement else Edits()
     edits = replace(edits, fingerprint=_original_fingerprint(model).hex(), split=split)
     plan = replace(plan, order=order.promises, edits=edits)
     _check(model, meta_graph, plan)
     staged = stage(output, overwrite=overwrite)
     try:
-        write_saved_model(model, proto, staged.directory, _plan_files(plan, schedule))
+        write_saved_model(model, written.proto, staged.directory, _plan_files(plan, schedule))
     except BaseException:
         discard(staged)
         raise
     return staged, plan
+
+
+def _placed(meta_graph: Any, graph: Graph, plan: Plan, order: Order) -> Edits:
+    edits = apply_placement(meta_graph, graph, plan.placement, plan.client, order)
+    return replace(edits, restore=split_restore(meta_graph, plan))
 
 
 @file_errors("the model cannot be written")
@@ -157,13 +159,13 @@ def remap(
     model = read_saved_model(placed)
     check_apart(model.path, Path(output))
     original = before_placement(model, plan).meta_graph(plan.tags)
-    proto = _copy(model)
-    meta_graph = _meta_graph(model, proto, plan)
+    renamed = model.copied()
+    meta_graph = renamed.meta_graph(plan.tags)
     plan = rename_devices(meta_graph, plan, names)
     _check_undone(original, meta_graph, plan)
     schedule = renamed_schedule(placed, names)
     with whole_directory(Path(output), overwrite=overwrite) as work:
-        write_saved_model(model, proto, work, _plan_files(plan, schedule))
+        write_saved_model(model, renamed.proto, work, _plan_files(plan, schedule))
     return plan
 
 
@@ -180,16 +182,6 @@ def _original_fingerprint(model: SavedModel) -> bytes:
     if has_plan(model.path):
         return bytes.fromhex(read_plan(model.path).edits.fingerprint)
     return read_fingerprint(model)
-
-
-def _copy(model: SavedModel) -> Any:
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
-    return proto
-
-
-def _meta_graph(model: SavedModel, proto: Any, plan: Plan) -> Any:
-    return SavedModel(model.path, proto).meta_graph(plan.tags)
 
 
 def _check(model: SavedModel, placed: Any, plan: Plan) -> None:

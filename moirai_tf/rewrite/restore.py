@@ -14,6 +14,7 @@ from typing import Any
 
 from tensorflow.python.framework import tensor_util
 
+from moirai_tf.cluster.cluster import task_of
 from moirai_tf.model.validate import input_node
 from moirai_tf.rewrite.plan import Plan, RestoreEdit
 from moirai_tf.rewrite.restored import Restored, read_variables, restored
@@ -120,5 +121,4 @@ def _node(main: Mapping[str, Any], name: str, op: str, device: str, inputs: Iter
 
 def _home(device: str) -> str:
     """The CPU that reads files for a device: the kernel of `RestoreV2` exists there only."""
-    task = device.rpartition("/device:")[0]
-    return f"{task}/device:CPU:0"
+    return f"{task_of(device)}/device:CPU:0"

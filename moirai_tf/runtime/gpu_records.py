@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from moirai_tf.cluster.cluster import task_of
+
 _RECORD = re.compile(r"/device:GPU:(?P<index>\d+)/(?P<kind>stream:all|stream:.*|memcpy|sync)")
 _GPU = re.compile(r".*/device:GPU:(?P<index>\d+)")
 _KERNELS, _COPIES = "stream:all", "memcpy"
@@ -67,7 +69,7 @@ def gpu_copies(step_stats: Any, device: str) -> list[GpuRecord]:
 
 
 def _records(step_stats: Any, device: str, wanted: str) -> Iterator[GpuRecord]:
-    index, task, next_device = gpu_index(device), device.rpartition("/device:")[0], device
+    index, task, next_device = gpu_index(device), task_of(device), device
     for stats in reversed(step_stats.dev_stats):
         found = _RECORD.search(stats.device)
         if found is None:
@@ -75,7 +77,7 @@ def _records(step_stats: Any, device: str, wanted: str) -> Iterator[GpuRecord]:
             continue
         if int(found["index"]) != index or found["kind"] != wanted:
             continue
-        if next_device.rpartition("/device:")[0] != task:
+        if task_of(next_device) != task:
             continue
         for node in stats.node_stats:
             yield GpuRecord(

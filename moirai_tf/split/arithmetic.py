@@ -19,14 +19,6 @@ def elementwise(view: View) -> Sequence[State]:
     return [rows] * len(view.operator.outputs)
 
 
-def _elementwise_of(view: View, found: Sequence[Rows], rank: int) -> Sequence[State]:
-    rows = agreed(found)
-    for position, state in enumerate(view.states):
-        if state == SAME:
-            view.require_alike(position, rows.axis - rank)
-    return [rows]
-
-
 def select(view: View) -> Sequence[State]:
     """The old `Select`: a condition of one dimension chooses whole rows."""
     if view.rank(0) == 1 < view.rank(1):
@@ -100,7 +92,7 @@ def batched_product(view: View) -> Sequence[State]:
     rank = len(view.output_shapes()[0])
     found = [(k, rows, rank - view.rank(k) + rows.axis) for k, rows in view.rows]
     if all(axis < rank - 2 for _, _, axis in found):
-        return _elementwise_of(view, [rows.at(axis) for _, rows, axis in found], rank)
+        return elementwise(view)
     if len(found) > 1:
         raise Mixed("it multiplies rows with rows")
     ((position, rows, axis),) = found

@@ -14,7 +14,7 @@ from moirai_tf.model.load import tensors
 from moirai_tf.model.op_types import attr_of
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.model.validate import input_node
-from moirai_tf.split.function import Argument, dividing_body
+from moirai_tf.split.function import Argument, DividingBody, dividing_body
 from moirai_tf.split.mirrors import (
     Mirror,
     add_nodes,
@@ -24,7 +24,7 @@ from moirai_tf.split.mirrors import (
     remove_objects,
 )
 from moirai_tf.split.record import SplitEdit
-from moirai_tf.split.rows import Separation
+from moirai_tf.split.separate import Separation
 
 BODY_MARK = "__moirai_rows_0"
 
@@ -63,11 +63,8 @@ def divide(
     Returns:
       The model, whose directory is still that of the original, and what was changed.
     """
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
-    divided = SavedModel(model.path, proto, edited=True)
-    meta_graph = divided.meta_graph(tags)
-    return divided, _divide(meta_graph, signature, found, shares)
+    divided = model.copied()
+    return divided, _divide(divided.meta_graph(tags), signature, found, shares)
 
 
 def join(meta_graph: Any, edit: SplitEdit | None) -> None:
@@ -138,22 +135,21 @@ def _divide(meta_graph: Any, signature: str, found: Separation, shares: Sequence
             edit, nodes=tuple(nodes), functions=tuple(functions), init=init,
             objects=len(meta_graph.object_graph_def.nodes) - before,
         )  # fmt: skip
-    _write_function(meta_graph, signature, found, edit, mirrors)
+    definition = meta_graph.signature_def[signature]
+    arguments = _arguments(definition, call, function, found, mirrors)
+    joined = _joined(definition, call, found)
+    body = meta_graph.graph_def.library.function.add()
+    body.CopyFrom(function)
+    body.signature.name = edit.body
+    made = dividing_body(arguments, joined, call, edit.body, edit.shares)
+    _write_function(function, call, made, mirrors)
     return edit
 
 
 def _write_function(
-    meta_graph: Any, signature: str, found: Separation, edit: SplitEdit, mirrors: Sequence[Mirror]
+    function: Any, call: Any, body: DividingBody, mirrors: Sequence[Mirror]
 ) -> None:
-    call = _call_of(meta_graph, signature)
-    function = _function(meta_graph, call)
-    body = meta_graph.graph_def.library.function.add()
-    body.CopyFrom(function)
-    body.signature.name = edit.body
-    arguments = _arguments(meta_graph, signature, found, mirrors)
-    nodes, outputs, calls = dividing_body(
-        arguments, _joined(meta_graph, signature, found, call), call, edit.body, edit.shares
-    )
+    """Puts the body in the place of the function's, with the copies as further arguments."""
     made = function_pb2.FunctionDef()
     made.signature.CopyFrom(function.signature)
     made.attr.MergeFrom(_kept_attrs(function))
@@ -163,11 +159,11 @@ def _write_function(
         made.signature.input_arg.add(name=argument, type=types_pb2.DT_RESOURCE)
         call.input.append(node)
         call.attr["Tin"].list.type.append(types_pb2.DT_RESOURCE)
-    made.node_def.extend(nodes)
-    for output, tensor in zip(function.signature.output_arg, outputs, strict=True):
+    made.node_def.extend(body.nodes)
+    for output, tensor in zip(function.signature.output_arg, body.outputs, strict=True):
         made.ret[output.name] = tensor
     del made.signature.control_output[:]
-    for name in calls:
+    for name in body.calls:
         made.signature.control_output.append(name)
         made.control_ret[name] = name
     function.CopyFrom(made)
@@ -183,14 +179,11 @@ def _kept_attrs(function: Any) -> Any:
 
 
 def _arguments(
-    meta_graph: Any, signature: str, found: Separation, mirrors: Sequence[Mirror]
+    definition: Any, call: Any, function: Any, found: Separation, mirrors: Sequence[Mirror]
 ) -> list[Argument]:
-    call = _call_of(meta_graph, signature)
-    fed = tensors(meta_graph.signature_def[signature].inputs)
-    inputs = {input_node(tensor): key for key, tensor in fed.items()}
+    inputs = {input_node(tensor): key for key, tensor in tensors(definition.inputs).items()}
     copies, names = copies_of(mirrors), _argument_names(mirrors)
     sources = [input_node(t) for t in call.input if not t.startswith("^")]
-    described = _function(meta_graph, call).signature.input_arg
     return [
         Argument(
             argument.name,
@@ -198,13 +191,13 @@ def _arguments(
             divided=source in inputs and found.inputs[inputs[source]],
             mirrors=tuple(names[node] for node in copies.get(source, ())),
         )
-        for argument, source in zip(described, sources, strict=True)
+        for argument, source in zip(function.signature.input_arg, sources, strict=True)
     ]
 
 
-def _joined(meta_graph: Any, signature: str, found: Separation, call: Any) -> list[bool]:
+def _joined(definition: Any, call: Any, found: Separation) -> list[bool]:
     """For each output of the function, whether it has rows."""
-    fetched = tensors(meta_graph.signature_def[signature].outputs)
+    fetched = tensors(definition.outputs)
     by_port = {int(tensor.partition(":")[2] or 0): key for key, tensor in fetched.items()}
     return [found.outputs[by_port[k]] if k in by_port else False
             for k in range(len(call.attr["Tout"].list.type))]  # fmt: skip

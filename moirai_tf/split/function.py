@@ -35,14 +35,25 @@ class Argument:
     """The arguments that take its place in the shares behind the first; none if it serves all."""
 
 
+@dataclass(frozen=True)
+class DividingBody:
+    """The inside of the function."""
+
+    nodes: tuple[Any, ...]
+    outputs: tuple[str, ...]
+    """The tensor of each output."""
+    calls: tuple[str, ...]
+    """The nodes that call the body of a share."""
+
+
 def dividing_body(
     arguments: Sequence[Argument],
     joined: Sequence[bool],
     call: Any,
     body: str,
     shares: Sequence[int],
-) -> tuple[list[Any], list[str], list[str]]:
-    """The nodes of the function.
+) -> DividingBody:
+    """What the function consists of.
 
     Args:
       arguments: all that the body takes, in its order.
@@ -50,9 +61,6 @@ def dividing_body(
       call: the node that calls the function; the shares are called with its attributes.
       body: the function to call for each share.
       shares: planned rows of each.
-
-    Returns:
-      The nodes, the tensor of each output, and the names of the calls.
     """
     writer = _Writer()
     divided = [a for a in arguments if a.divided]
@@ -68,7 +76,7 @@ def dividing_body(
         writer.joined(k, types[k], calls, kept) if has_rows else f"{calls[0]}:output:{k}"
         for k, has_rows in enumerate(joined)
     ]
-    return writer.nodes, outputs, calls
+    return DividingBody(tuple(writer.nodes), tuple(outputs), tuple(calls))
 
 
 def _pieces(

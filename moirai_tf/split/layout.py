@@ -13,7 +13,7 @@ _ENDLESS = 2**31 - 1
 def reshape(view: View) -> Sequence[State]:
     """In row-major order the rows stay where they are; some dimension must hold them whole."""
     if view.states[0] == SAME:
-        return _uniform(view, grown=False)
+        raise Mixed("it gives every row a place")
     rows = view.only(0)
     before = prod(view.input_shapes(0)[0][: rows.axis]) * rows.outer
     (first, second), (small, large) = view.output_shapes(), view.sizes
@@ -26,17 +26,12 @@ def reshape(view: View) -> Sequence[State]:
     raise Mixed("no dimension of what it gives holds the rows")
 
 
-def _uniform(view: View, *, grown: bool) -> Sequence[State]:
-    """A shape that may depend on the number of rows, of values that do not.
-
-    Args:
-      view: the operator.
-      grown: whether every element along a dimension that grows is the same.
-    """
+def _uniform(view: View) -> Sequence[State]:
+    """A shape that the number of rows decides, of elements that are the same where it grows."""
     axes = view.grows(view.output_shapes())
     if not axes:
         raise Mixed("the number of rows decides what it gives, but not as its shape")
-    if not grown or len(axes) > 1:
+    if len(axes) > 1:
         raise Mixed("it gives every row a place")
     sizes = [shape[axes[0]] for shape in view.output_shapes()]
     inner, rest = divmod(sizes[0], view.sizes[0])
@@ -47,7 +42,7 @@ def _uniform(view: View, *, grown: bool) -> Sequence[State]:
 
 def fill(view: View) -> Sequence[State]:
     """The same value everywhere."""
-    return _uniform(view, grown=True)
+    return _uniform(view)
 
 
 def broadcast(view: View) -> Sequence[State]:
@@ -56,7 +51,7 @@ def broadcast(view: View) -> Sequence[State]:
     if view.states[0] == SAME:
         for axis in view.grows(view.output_shapes()):
             view.require_alike(0, axis - rank)
-        return _uniform(view, grown=True)
+        return _uniform(view)
     rows = view.only(0)
     return [rows.at(rows.axis + rank - view.rank(0))]
 
@@ -66,7 +61,7 @@ def tile(view: View) -> Sequence[State]:
     if view.states[0] == SAME:
         for axis in view.grows(view.output_shapes()):
             view.require_alike(0, axis - view.rank(0))
-        return _uniform(view, grown=True)
+        return _uniform(view)
     return [view.only(0)]
 
 

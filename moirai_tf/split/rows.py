@@ -1,20 +1,8 @@
-"""Which operators of a graph treat the rows of a batch independently: a dataflow analysis.
-
-The graph is read for two batch sizes; a dimension that grows with the batch holds it. From the
-inputs on, every tensor is
-
-- the same, whatever the rows are;
-- made of rows: it holds one part of every row, which that row alone decides;
-- a size: integers that only the number of rows decides, such as shapes;
-- none of these. Then the operator mixes rows, and the batch must not be divided before it.
-
-What an operator makes of them is said by its rule (`moirai_tf.split.rules`); an operator without a
-rule may do anything.
-"""
+"""What a tensor holds of a batch, rows or their number, and an operator as rules see it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +10,7 @@ from typing import Any
 import numpy as np
 from tensorflow.python.framework import op_def_registry
 
-from moirai_tf.graph.graph import RESULT, Graph, Operator
+from moirai_tf.graph.graph import Graph, Operator
 from moirai_tf.model.op_types import attr_of
 from moirai_tf.split.constants import constant_of
 
@@ -163,88 +151,6 @@ def not_along(rows: Rows, axes: Iterable[int], rank: int) -> Rows:
 
 
 Rule = Callable[[View], Sequence[State]]
-
-
-@dataclass(frozen=True)
-class Separation:
-    """What was found about a graph."""
-
-    inputs: Mapping[str, bool]
-    """Signature input -> whether it is divided; others go to every share."""
-    outputs: Mapping[str, bool]
-    """Signature output -> whether it is joined; others are taken from one share."""
-    obstacle: str = ""
-    """The operator that forbids it, and why; empty if the batch may be divided."""
-
-    @property
-    def separable(self) -> bool:
-        """Whether the batch may be divided."""
-        return not self.obstacle
-
-
-def separation(graphs: tuple[Graph, Graph], sizes: tuple[int, int]) -> Separation:
-    """Finds whether a signature treats the rows of its batch independently.
-
-    Args:
-      graphs: the signature's flat graph at two batch sizes.
-      sizes: these sizes; they differ.
-    """
-    first, second = graphs
-    divided = {name: _is_batched(graphs, sizes, i) for name, i in first.inputs.items()}
-    if not any(divided.values()):
-        return Separation(divided, {}, "no input has a first dimension of any size")
-    if [o.name for o in first.operators] != [o.name for o in second.operators]:
-        return Separation(divided, {}, "the graph is another one at another batch size")
-    try:
-        states = _states(graphs, sizes, {first.inputs[n] for n, is_ in divided.items() if is_})
-        joined = {n: _is_joined(graphs, states, i) for n, i in first.outputs.items()}
-    except Mixed as mixed:
-        return Separation(divided, {}, str(mixed))
-    if not any(joined.values()):
-        return Separation(divided, joined, "no output has rows")
-    return Separation(divided, joined)
-
-
-def _states(
-    graphs: tuple[Graph, Graph], sizes: tuple[int, int], batched: set[int]
-) -> list[tuple[State, ...]]:
-    from moirai_tf.split.rules import rule_of
-
-    found: list[tuple[State, ...]] = []
-    for i, operator in enumerate(graphs[0].operators):
-        if operator.op == RESULT:
-            found.append(())
-            continue
-        if i in batched:
-            found.append((Rows(),))
-            continue
-        states = tuple(found[ref.producer][ref.port] for ref in operator.inputs)
-        view = View(graphs, sizes, i, states)
-        try:
-            made = tuple(rule_of(operator)(view))
-            if any(state != SAME for state in (*states, *made)):
-                for port, state in enumerate(made):
-                    view.check(port, state)
-        except Mixed as mixed:
-            raise Mixed(f"operator {operator.name!r} ({operator.op}): {mixed}") from mixed
-        found.append(made)
-    return found
-
-
-def _is_batched(graphs: tuple[Graph, Graph], sizes: tuple[int, int], index: int) -> bool:
-    shapes = (graph.operators[index].outputs[0].shape for graph in graphs)
-    return all(s and s[0] == size for s, size in zip(shapes, sizes, strict=True))
-
-
-def _is_joined(graphs: tuple[Graph, Graph], states: Sequence[Sequence[State]], index: int) -> bool:
-    (ref,) = graphs[0].operators[index].inputs
-    state = states[ref.producer][ref.port]
-    name = graphs[0].operators[index].name.removeprefix("_retval_")
-    if isinstance(state, Size):
-        raise Mixed(f"output {name!r} is made of the number of rows")
-    if isinstance(state, Rows) and state != Rows():
-        raise Mixed(f"output {name!r} does not have the rows in its first dimension alone")
-    return state == Rows()
 
 
 def _known(shape: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import chosen_inputs
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.importer import import_graph
-from moirai_tf.model.load import configure_logical_cpus, logical_cpus, tensors
+from moirai_tf.model.load import all_dense, configure_logical_cpus, logical_cpus
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
 from moirai_tf.progress import stage
 from moirai_tf.rewrite.directory import unplaced
@@ -122,7 +122,7 @@ class _Subject:
     def unsuited(self, loader: str) -> str | None:
         """Why a loader cannot run the signature at all."""
         known = self.meta_graph.signature_def[self.plan.signature].inputs
-        if loader == TF2 and set(tensors(known)) != set(known):
+        if loader == TF2 and not all_dense(known):
             return "an input is made of several tensors"
         return None
 

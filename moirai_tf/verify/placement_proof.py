@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
+from moirai_tf.cluster.cluster import task_of
 from moirai_tf.model.validate import input_node
 from moirai_tf.rewrite.plan import Plan, Precedence
 from moirai_tf.verify.names import Names
@@ -186,15 +187,11 @@ def _between_servers(
     def counted(send: Send) -> Send:
         producer, port, source, target = _key(send)
         home = placement.get(producer, source)
-        within = _task(source) == _task(target) != _task(home)
+        within = task_of(source) == task_of(target) != task_of(home)
         passed_on = within and (producer, port, home, source) in planned
         return replace(send, source=home) if passed_on else send
 
     return [counted(send) for send in sends]
-
-
-def _task(device: str) -> str:
-    return device.rpartition("/device:")[0]
 
 
 def _key(send: Send) -> _Transfer:

@@ -20,7 +20,7 @@ from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.plan_file import read_plan
 from moirai_tf.runtime.child import Child, at_once, without_gpus
 from moirai_tf.runtime.connect import cluster_of_plan
-from moirai_tf.runtime.devices import check_models, local_devices
+from moirai_tf.runtime.devices import check_models
 from moirai_tf.runtime.identity import worker_devices
 from moirai_tf.verify.examine import examined
 from moirai_tf.verify.options import CLUSTER, SESSION, TF2, VerifyOptions, check_verify_options
@@ -33,7 +33,7 @@ from moirai_tf.verify.report import (
     check_report,
     proved,
 )
-from moirai_tf.verify.stand_in import stand_ins
+from moirai_tf.verify.stand_in import stand_ins_here
 
 _COPIES = 8
 """Of a model's weights that two processes may hold, their buffers and TensorFlow counted in."""
@@ -97,10 +97,7 @@ def inspect_placed(
         static = _static_findings(Path(original), Path(placed))
     if not plan.placement:
         return VerifyReport((), (), (), (), tuple(static))
-    here = local_devices()
-    devices = stand_ins(plan, gpus=sum(device.type == "GPU" for device in here))
-    if all(name == local for name, local in devices.items()):
-        check_models(plan, here, "this process")
+    devices = stand_ins_here(plan)
     child = Child(
         "verification",
         timeout_s=options.verify_timeout_s,

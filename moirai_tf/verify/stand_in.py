@@ -15,11 +15,12 @@ from tensorflow.python.framework import device as device_lib
 from tensorflow.python.framework import op_def_registry
 
 from moirai_tf.model.op_types import attr_of
-from moirai_tf.model.output import write_saved_model
+from moirai_tf.model.output import written
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.rewrite.directory import has_plan
 from moirai_tf.rewrite.plan import Plan
 from moirai_tf.rewrite.undo import rename_devices
+from moirai_tf.runtime.devices import check_models, local_devices
 from moirai_tf.verify.partition import local_device
 
 _CLIENT = "/device:CPU:0"
@@ -43,6 +44,19 @@ def stand_ins(plan: Plan, gpus: int) -> dict[str, str]:
     return {name: f"/device:CPU:{i}" for i, name in enumerate(order)}
 
 
+def stand_ins_here(plan: Plan) -> dict[str, str]:
+    """The same for the devices that there are.
+
+    Raises:
+      MoiraiError: the plan's own devices are here, but a GPU is of another model.
+    """
+    here = local_devices()
+    devices = stand_ins(plan, gpus=sum(device.type == "GPU" for device in here))
+    if all(name == local for name, local in devices.items()):
+        check_models(plan, here, "this process")
+    return devices
+
+
 def stand_in_original(model: SavedModel, tags: Sequence[str], work: Path) -> Path:
     """The directory to run instead of the original: itself, or a copy if it must be changed.
 
@@ -53,9 +67,9 @@ def stand_in_original(model: SavedModel, tags: Sequence[str], work: Path) -> Pat
     """
     if not (_unseeded(model.meta_graph(tags)) or has_plan(model.path)):
         return model.path
-    proto = _copy(model)
-    _seed(SavedModel(model.path, proto).meta_graph(tags))
-    return _written(model, proto, work)
+    seeded = model.copied()
+    _seed(seeded.meta_graph(tags))
+    return written(seeded, work)
 
 
 def stand_in_placed(model: SavedModel, plan: Plan, devices: Mapping[str, str], work: Path) -> Path:
@@ -67,12 +81,11 @@ def stand_in_placed(model: SavedModel, plan: Plan, devices: Mapping[str, str], w
     renamed = any(name != local for name, local in devices.items())
     if not (_unseeded(model.meta_graph(plan.tags)) or renamed):
         return model.path
-    proto = _copy(model)
-    meta_graph = SavedModel(model.path, proto).meta_graph(plan.tags)
-    _seed(meta_graph)
+    here = model.copied()
+    _seed(here.meta_graph(plan.tags))
     if renamed:
-        rename_devices(meta_graph, plan, devices)
-    return _written(model, proto, work)
+        rename_devices(here.meta_graph(plan.tags), plan, devices)
+    return written(here, work)
 
 
 def _is_here(name: str, gpus: int) -> bool:
@@ -82,18 +95,6 @@ def _is_here(name: str, gpus: int) -> bool:
     return spec.device_type == "CPU" or (
         spec.device_type == "GPU" and (spec.device_index or 0) < gpus
     )
-
-
-def _copy(model: SavedModel) -> Any:
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
-    return proto
-
-
-def _written(model: SavedModel, proto: Any, work: Path) -> Path:
-    work.mkdir()
-    write_saved_model(model, proto, work, {})
-    return work
 
 
 def _seed(meta_graph: Any) -> None:

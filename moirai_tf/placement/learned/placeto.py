@@ -105,16 +105,16 @@ class _School:
           The last makespan, and what could be played within memory.
         """
         chosen, steps, rewards, found = list(self.start), [], [], []
-        cost_ns, played = self._cost(chosen)
+        cost_ns, _, played = self._cost(chosen)
         scale = 1.0 / max(1.0, cost_ns)
         for node in range(len(self.groups)):
             step = self._policy.forward(self._features(chosen, node), node, self._able[node])
             chosen[node] = drawn(step.probability, self._lots)
             steps.append((step, chosen[node]))
             before_ns = cost_ns
-            cost_ns, played = self._cost(chosen)
+            cost_ns, excess_bytes, played = self._cost(chosen)
             rewards.append((before_ns - cost_ns) * scale)
-            if self._overflow(played[1]) == 0:
+            if not excess_bytes:
                 found.append(played)
         self._learn(steps, np.array(rewards), progress)
         return played[0], [*found, self.playable(chosen)]
@@ -147,8 +147,8 @@ class _School:
         rate = _RATES[0] + (_RATES[1] - _RATES[0]) * progress
         self._adam.ascend(self._policy.weights, total, rate)
 
-    def _cost(self, chosen: Sequence[int]) -> tuple[float, _Played]:
-        """The makespan, longer for bytes above the cap."""
+    def _cost(self, chosen: Sequence[int]) -> tuple[float, int, _Played]:
+        """The makespan, longer for bytes above the cap; these, and what was played."""
         assignment = [0] * len(self.problem.operators)
         for device, units in zip(chosen, self.groups, strict=True):
             for unit in units:
@@ -156,21 +156,13 @@ class _School:
                 for operator in self.problem.units[unit]:
                     assignment[operator] = device if able else self.packing[unit]
         makespan_ns = self._makespan_ns(assignment)
-        share = self._overflow(assignment) / max(1, sum(self.problem.capacity_bytes))
-        return makespan_ns * (1 + _OVERFLOW * share), (makespan_ns, assignment)
+        excess_bytes = self.problem.excess_bytes(self.problem.used_bytes(assignment))
+        share = excess_bytes / max(1, sum(self.problem.capacity_bytes))
+        return makespan_ns * (1 + _OVERFLOW * share), excess_bytes, (makespan_ns, assignment)
 
     def _makespan_ns(self, assignment: Sequence[int]) -> int:
         devices = np.array(assignment, dtype=np.int64)
         return int(play(self.problem.arrays, self._state, self._sequence, devices))
-
-    def _overflow(self, assignment: Sequence[int]) -> int:
-        """Bytes above the cap."""
-        used = [0] * len(self.problem.devices)
-        for operator, device in zip(self.problem.operators, assignment, strict=True):
-            used[device] += operator.memory_bytes
-        return sum(
-            max(0, n - room) for n, room in zip(used, self.problem.capacity_bytes, strict=True)
-        )
 
     def _features(self, chosen: Sequence[int], node: int) -> FloatArray:
         """What the policy sees of each group when it is at one."""
