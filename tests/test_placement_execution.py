@@ -93,10 +93,8 @@ def test_one_device_runs_its_work(problem, data):
 
 @given(problems(), st.integers(0, 5), st.integers(0, 5), st.data())
 def test_handling_never_beats_the_longest_path(problem, send_ns, receive_ns, data):
-    assignment = [
-        data.draw(st.sampled_from([k for k, ns in enumerate(o.compute_ns) if ns is not None]))
-        for o in problem.operators
-    ]
+    devices = [data.draw(st.sampled_from(sorted(able))) for able in problem.unit_devices]
+    assignment = [devices[unit] for unit in problem.unit_of]  # colocated operators stay together
     ends = [0] * len(problem.operators)
     for i in problem.topological_order:
         ends[i] += problem.operators[i].compute_ns[assignment[i]] or 0
