@@ -12,8 +12,9 @@ from tensorflow.python.framework import function as legacy
 from moirai_tf.cluster import Device
 from moirai_tf.cost.analytical import analytical
 from moirai_tf.cost.gpu_peaks import BANDWIDTH_SHARE, LAUNCH_NS, TENSOR_SHARE, VECTOR_SHARE
-from moirai_tf.cost.loops import LOOPS, trip_count
+from moirai_tf.cost.loops import trip_count
 from moirai_tf.errors import MoiraiError
+from moirai_tf.graph.graph import LOOPS
 from moirai_tf.model.saved_model import read_saved_model
 from tests.cost_cases import imported, index_of, saved, spec
 from tests.saved_models import save_graph

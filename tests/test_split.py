@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -26,6 +27,7 @@ from moirai_tf.split.separate import separation
 from moirai_tf.split.shares import between, equal_finish, in_proportion
 from tests.c_api import run_saved_model
 from tests.saved_models import graph_of, proto_of
+from tests.zoo import entry
 
 _TWO_CPUS = Path(__file__).parent.parent / "configs" / "two_local_cpus.yaml"
 _SIZES = (7, 11)
@@ -128,6 +130,42 @@ def test_every_number_of_rows_gives_what_it_gave(models: tuple[Path, Path, Split
             assert found["word"].tolist() == wanted["word"].tolist()
             for name in ("y", "twice"):
                 np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, atol=1e-5)
+
+
+def test_recurrent_layers_give_what_they_gave(tmp_path: Path) -> None:
+    steps = keras.Input((5, 4))
+    model = keras.Model(steps, keras.layers.LSTM(3, return_sequences=True)(steps))
+    entry.randomise(model.variables)
+    model.export(tmp_path / "m", format="tf_saved_model", verbose=False)
+    _divided(tmp_path / "m", tmp_path / "divided")
+    random = np.random.default_rng(1)
+    batches = [{"keras_tensor": random.standard_normal((n, 5, 4)).astype(np.float32)}
+               for n in (1, 2, 8, 33)]  # fmt: skip
+    (_, expected), (_, as_object) = _tf2(tmp_path / "m"), _tf2(tmp_path / "divided")
+    in_session = _in_session(tmp_path / "divided", batches)
+    for inputs, other in zip(batches, in_session, strict=True):
+        (wanted,) = expected(inputs).values()
+        for found in (as_object(inputs), other):
+            np.testing.assert_allclose(*found.values(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("resource", [True, False])
+def test_graphs_of_tf1_are_refused(resource: bool, tmp_path: Path) -> None:
+    """Their signatures are no functions; control flow and reference variables or not."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        rows = tf.compat.v1.placeholder(tf.float32, [None, 8])
+        weights = tf.compat.v1.get_variable("w", [8, 8], use_resource=resource)
+        made = tf.matmul(rows, weights)
+        y = tf.compat.v1.cond(tf.reduce_all(weights > 0), lambda: made, lambda: -made)
+        session.run(weights.initializer)
+        tf.compat.v1.saved_model.simple_save(session, str(tmp_path / "m"), {"x": rows}, {"y": y})
+    ops = {n.op for n in proto_of(tmp_path / "m").meta_graphs[0].graph_def.node}
+    assert ("VariableV2" in ops) is not resource
+    with pytest.raises(MoiraiError, match="signature is not one function"):
+        moirai_tf.optimize(
+            tmp_path / "m", tmp_path / "placed", _TWO_CPUS, batch_size=8, split="on", repeats=2,
+            warmup=1, time_limit_s=2,
+        )  # fmt: skip
 
 
 def test_other_rows_do_not_touch_a_row(models: tuple[Path, Path, SplitEdit]) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from moirai_tf.graph.graph import LOOPS
 from moirai_tf.graph.prune import prune
 from moirai_tf.split.separate import Separation, separation
 from tests.saved_models import graph_of
@@ -75,6 +77,29 @@ def _time_major(x: tf.Tensor) -> Mapping[str, tf.Tensor]:
     return {"y": tf.transpose(tf.reshape(flat, tf.shape(x)), [1, 0, 2])[..., :4]}
 
 
+def _steps(x: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    """A recurrent layer: a list that is read, one that is written, zeros to begin with."""
+    steps = tf.TensorArray(_F, 5, element_shape=[None, 8]).unstack(tf.transpose(x, [1, 0, 2]))
+    state, made = tf.zeros([tf.shape(x)[0], 8]), tf.TensorArray(_F, 5)
+    for i in tf.range(5):
+        state = tf.tanh(tf.matmul(steps.read(i) + state, _weights(8, 8)))
+        made = made.write(i, state)
+    return {"last": state, "all": tf.transpose(made.stack(), [1, 0, 2])}
+
+
+def _loop_of_layers(x: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    """What the loop hands on has the rows in its second dimension."""
+    x = tf.transpose(x)
+    for _ in tf.range(3):
+        x = tf.nn.relu(tf.matmul(_weights(8, 8), x))
+    return {"y": tf.transpose(x)}
+
+
+def _branch(x: tf.Tensor, training: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    """A flag chooses for all rows."""
+    return {"y": tf.cond(training, lambda: x * 2.0, lambda: tf.nn.softmax(x))}
+
+
 _IMAGE, _STEPS = tf.TensorSpec([None, 6, 6, 2], _F), tf.TensorSpec([None, 5, 8], _F)
 _ROWS = tf.TensorSpec([None, 8], _F)
 
@@ -84,6 +109,7 @@ _ROWS = tf.TensorSpec([None, 8], _F)
     [
         (_image, _IMAGE), (_dilated, _IMAGE), (_attention, _STEPS),
         (_table, tf.TensorSpec([None, 4], tf.int32)), (_class_token, _STEPS), (_time_major, _STEPS),
+        (_steps, _STEPS), (_loop_of_layers, _ROWS),
     ],
 )  # fmt: skip
 def test_independent_rows_are_seen(
@@ -93,6 +119,36 @@ def test_independent_rows_are_seen(
     assert found.obstacle == ""
     assert all(found.inputs.values())
     assert all(found.outputs.values())
+
+
+@pytest.mark.parametrize(
+    ("shape", "names"),
+    [
+        ((5, 8), ("Masking", "Bidirectional")), ((5, 8), ("GRU", "LSTM")),
+        ((5, 4, 2), ("ConvLSTM1D",)),
+    ],
+)  # fmt: skip
+def test_layers_of_time_steps_are_seen(
+    shape: tuple[int, ...], names: Sequence[str], tmp_path: Path
+) -> None:
+    """Steps masked, in reverse, one layer after another: each is a loop with lists."""
+    arguments: Mapping[str, Mapping[str, Any]] = {
+        "Bidirectional": {"layer": keras.layers.LSTM(4)}, "ConvLSTM1D": {"filters": 3,
+        "kernel_size": 2}, "GRU": {"units": 4, "return_sequences": True}, "LSTM": {"units": 3},
+    }  # fmt: skip
+    steps = tensor = keras.Input(shape)
+    for name in names:
+        tensor = getattr(keras.layers, name)(**arguments.get(name, {}))(tensor)
+    keras.Model(steps, tensor).export(tmp_path / "m", format="tf_saved_model", verbose=False)
+    first, second = (prune(graph_of(tmp_path / "m", batch_size=size)) for size in _SIZES)
+    assert any(operator.op in LOOPS for operator in first.operators)
+    found = separation((first, second), _SIZES)
+    assert (found.obstacle, found.outputs) == ("", {"output_0": True})
+
+
+def test_a_branch_that_a_flag_chooses_is_seen(tmp_path: Path) -> None:
+    found = _separation(tmp_path / "m", _branch, _ROWS, tf.TensorSpec([], tf.bool))
+    assert (found.obstacle, found.inputs) == ("", {"x": True, "training": False})
 
 
 def test_what_has_no_rows_goes_to_all(tmp_path: Path) -> None:
@@ -115,6 +171,40 @@ def _size_in_data(x: tf.Tensor) -> tf.Tensor:
 def _training(x: tf.Tensor) -> tf.Tensor:
     one = tf.ones([2])
     return tf.compat.v1.nn.fused_batch_norm(x, one, one, is_training=True)[0]
+
+
+def _until_all_are_small(x: tf.Tensor) -> tf.Tensor:
+    while tf.reduce_max(x) > 1.0:
+        x /= 2.0
+    return x
+
+
+def _mixing_steps(x: tf.Tensor) -> tf.Tensor:
+    for _ in tf.range(3):
+        x -= tf.reduce_mean(x, 0)
+    return x
+
+
+def _wandering(x: tf.Tensor) -> tf.Tensor:
+    """After the first step the state is another one for every row."""
+    state = tf.zeros([1, 8])
+    for _ in tf.range(3):
+        tf.autograph.experimental.set_loop_options(
+            shape_invariants=[(state, tf.TensorShape([None, 8]))]
+        )
+        state += x
+    return state
+
+
+def _noisy_steps(x: tf.Tensor) -> tf.Tensor:
+    for _ in tf.range(3):
+        x += tf.random.uniform([8])
+    return x
+
+
+def _step_of_a_row(x: tf.Tensor) -> tf.Tensor:
+    steps = tf.TensorArray(_F, 4, element_shape=[8]).unstack(_weights(4, 8))
+    return x + steps.read(tf.cast(tf.reduce_max(tf.shape(x)), tf.int32) % 4)
 
 
 _MIXING: Mapping[str, tuple[Callable[[tf.Tensor], Any], tf.TensorSpec, str]] = {
@@ -142,6 +232,20 @@ _MIXING: Mapping[str, tuple[Callable[[tf.Tensor], Any], tf.TensorSpec, str]] = {
     "across rows": (lambda x: tf.reshape(x, [4, -1]), _ROWS, "no dimension"),
     "transposed result": (tf.transpose, _ROWS, "first dimension alone"),
     "the size itself": (lambda x: tf.shape(x), _ROWS, "made of the number of rows"),
+    "a loop until all are done": (_until_all_are_small, _ROWS, "works along the rows"),
+    "a loop that mixes": (_mixing_steps, _ROWS, "works along the rows"),
+    "a state that becomes rows": (_wandering, _ROWS, "not where they were before"),
+    "a loop with random numbers": (_noisy_steps, _ROWS, "may change from call"),
+    "row after row": (
+        lambda x: tf.map_fn(lambda row: row * 2.0, x), _ROWS, "makes a list of the rows"),
+    "an element that the size chooses": (_step_of_a_row, _ROWS, "number of rows"),
+    "a branch that rows choose": (
+        lambda x: tf.cond(tf.reduce_all(x > 0), lambda: x, lambda: -x), _ROWS, "along the rows"),
+    "a branch that their number chooses": (
+        lambda x: tf.cond(tf.shape(x)[0] > 3, lambda: x, lambda: -x), _ROWS, "number of rows"),
+    "a branch that mixes": (
+        lambda x: tf.cond(
+            tf.equal(tf.size(_weights(2)), 2), lambda: x, lambda: tf.cumsum(x)), _ROWS, "rows"),
     "no rows left": (lambda x: tf.reduce_max(x), _ROWS, "works along the rows"),
 }  # fmt: skip
 

@@ -22,9 +22,10 @@ from tensorflow.python.grappler import item as grappler_item
 
 from moirai_tf.cluster import Device
 from moirai_tf.cost.gpu_peaks import Work, kernel_ns
-from moirai_tf.cost.loops import body_of, trip_count
+from moirai_tf.cost.loops import trip_count
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion import ops
+from moirai_tf.graph.bodies import body_of
 from moirai_tf.graph.graph import CALL_OPS, CLIENT_OPS, LOOPS, LOWERED_OPS, Graph, Operator
 from moirai_tf.graph.graphdef import meta_graph, to_graph_def
 from moirai_tf.graph.kernels import host_memory

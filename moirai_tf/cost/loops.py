@@ -1,25 +1,18 @@
-"""Functions inside one operator as flat graphs of their own, and how often a loop's body runs.
-
-The graph says so of `for i in range(constant)` in all its forms.
-"""
+"""How often a loop's body runs: the graph says so of all forms of `for i in range(constant)`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import node_def_pb2
 from tensorflow.python.framework import tensor_util
 
-from moirai_tf.graph import shapes
-from moirai_tf.graph.flatten import Flattener
-from moirai_tf.graph.graph import LOOPS, LOWERED_OPS, Graph, Operator, TensorRef, TensorSpec, Unread
+from moirai_tf.graph.bodies import FlatBody, body_of
+from moirai_tf.graph.graph import Graph, Operator, TensorRef
 from moirai_tf.graph.graphdef import to_graph_def
-from moirai_tf.graph.importer import operator_of
 
 _FORWARDS = frozenset({"Identity", "Cast", "Squeeze", "Reshape", "LoopCond"})
 
@@ -146,68 +139,3 @@ def _ancestors(graph: Graph, index: int) -> set[int]:
         pending.extend(sources - seen)
         seen |= sources
     return seen
-
-
-BRANCHES = LOWERED_OPS - LOOPS
-
-
-@dataclass(frozen=True)
-class FlatBody:
-    """A function with the arguments that one operator gives it."""
-
-    graph: Graph
-    arguments: tuple[TensorRef, ...]
-    results: tuple[TensorRef, ...]
-
-
-def arguments_of(operator: Operator) -> tuple[TensorRef | Unread, ...]:
-    """What an operator gives to its functions: a branch's selector stays outside."""
-    arguments = tuple(operator.arguments())
-    return arguments[1:] if operator.op in BRANCHES else arguments
-
-
-def body_of(graph: Graph, operator: Operator, function: str) -> FlatBody:
-    """A function that an operator of a flat graph holds, with calls inside it inlined.
-
-    Arguments have the static shapes that the operator is given; variables stay variables.
-
-    Raises:
-      ShapeError: the function does not suit these shapes, as a branch that is not taken need not.
-    """
-    definition = next(f for f in graph.library.function if f.signature.name == function)
-    names = [argument.name for argument in definition.signature.input_arg]
-    given = arguments_of(operator)
-    nodes = [_argument_node(graph, name, ref) for name, ref in zip(names, given, strict=True)]
-    results = [definition.ret[a.name] for a in definition.signature.output_arg]
-    flattener = Flattener(graph.library)
-    fed = frozenset(node.name for node in nodes if node.op == "Placeholder")
-    wired = flattener.flatten(
-        [*nodes, *definition.node_def], fed, [*names, *results], definition.control_ret.values()
-    )
-    fixed = {
-        argument.producer: shape
-        for argument, ref, node in zip(wired, given, nodes, strict=False)
-        if node.op == "Placeholder" and (shape := _spec(graph, ref).shape) is not None
-    }
-    specs = shapes.infer(flattener.nodes, fixed, graph.library)
-    operators = tuple(
-        operator_of(flat, spec, flattener.functions)
-        for flat, spec in zip(flattener.nodes, specs, strict=True)
-    )
-    inner = Graph(function, operators, {}, {}, library=graph.library)
-    return FlatBody(inner, tuple(wired[: len(names)]), tuple(wired[len(names) :]))
-
-
-def _argument_node(graph: Graph, name: str, ref: TensorRef | Unread) -> node_def_pb2.NodeDef:
-    """A variable's handle as itself, so that its readers know its shape; else a placeholder."""
-    node = node_def_pb2.NodeDef(name=name, op="Placeholder")
-    if isinstance(ref, TensorRef) and graph.operators[ref.producer].op == "VarHandleOp":
-        node.CopyFrom(graph.operators[ref.producer].node)
-        node.name = name
-    else:
-        node.attr["dtype"].type = shapes.enum_of(_spec(graph, ref).dtype)
-    return node
-
-
-def _spec(graph: Graph, ref: TensorRef | Unread) -> TensorSpec:
-    return ref.spec if isinstance(ref, Unread) else graph.spec(ref)

@@ -144,6 +144,12 @@ def along(view: View) -> Sequence[State]:
     return [not_along(view.only(0), [int(view.constant(1))], view.rank(0))]
 
 
+def reverse(view: View) -> Sequence[State]:
+    """Turns the dimensions around that its second input names."""
+    rows, rank = view.only(0), view.rank(0)
+    return [not_along(rows, (int(axis) % rank for axis in view.constant(1)), rank)]
+
+
 def reduction(view: View) -> Sequence[State]:
     """Reduces the dimensions that its second input names."""
     rows, rank = view.only(0), view.rank(0)

@@ -14,6 +14,9 @@ from moirai_tf.graph.graph import Graph, Operator
 from moirai_tf.model.op_types import attr_of
 from moirai_tf.split.constants import constant_of
 
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]
+"""Of one tensor, at both batch sizes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -41,8 +44,18 @@ class Size:
     """Whether it decides that element, in row-major order."""
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A list of tensors that are all alike."""
+
+    state: Rows | Same | None = None
+    """Of every element; None while nothing was put in."""
+    shapes: Shapes | None = None
+    """Of every element, at both batch sizes."""
+
+
 SAME = Same()
-State = Rows | Same | Size
+State = Rows | Same | Size | Listed
 
 
 class Mixed(Exception):  # noqa: N818  it is no error that a model mixes rows
@@ -90,15 +103,20 @@ class View:
         described = {a.name: a for a in op_def_registry.get(node.op).attr}
         return described[name].default_value if name in described else attr_of(node, name)
 
-    def input_shapes(self, position: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def input_shapes(self, position: int) -> Shapes:
         """The shape of an input at both batch sizes."""
         first, second = (g.spec(g.operators[self.index].inputs[position]) for g in self.graphs)
         return _known(first.shape), _known(second.shape)
 
-    def output_shapes(self, port: int = 0) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def output_shapes(self, port: int = 0) -> Shapes:
         """The shape of an output at both batch sizes."""
+        first, second = self.static_shapes(port)
+        return _known(first), _known(second)
+
+    def static_shapes(self, port: int = 0) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+        """The same, with -1 for what is not known."""
         first, second = (g.operators[self.index].outputs[port] for g in self.graphs)
-        return _known(first.shape), _known(second.shape)
+        return first.shape, second.shape
 
     def rank(self, position: int) -> int:
         """The rank of an input."""

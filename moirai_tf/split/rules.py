@@ -5,19 +5,22 @@ A rule raises `Mixed` where its operator would not treat rows independently.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tensorflow.python.framework import op_def_registry
 
 from moirai_tf.graph.graph import Operator
 from moirai_tf.split import arithmetic, layout, sizes
-from moirai_tf.split.rows import SAME, Mixed, Rule, Size, State, View
+from moirai_tf.split.lists import LIST_RULES
+from moirai_tf.split.rows import SAME, Listed, Mixed, Rule, Size, State, View
 from moirai_tf.split.sizes import OF_SIZES, sizes_of
 
 _SHAPE_OPERANDS = {
     "Reshape": (1,), "BroadcastTo": (1,), "Fill": (0,), "Tile": (1,), "Slice": (2,),
     "StridedSlice": (2,), "Conv2DBackpropInput": (0,), "Conv3DBackpropInputV2": (0,),
-    "Shape": (0,), "ShapeN": (0,),
+    "Shape": (0,), "ShapeN": (0,), "EmptyTensorList": (0,), "TensorListReserve": (0,),
+    "TensorListFromTensor": (1,), "TensorListStack": (1,), "TensorListGetItem": (2,),
+    "TensorListGather": (2,),
 }  # fmt: skip
 """Inputs that only say what shape the output has: sizes may reach them."""
 
@@ -36,9 +39,11 @@ def rule_of(operator: Operator) -> Rule:
     """
 
     def judged(view: View) -> Sequence[State]:
+        if operator.op in _FORWARDING:
+            return view.states
         if not view.rows:
             _require_function(operator)
-            if all(state == SAME for state in view.states):
+            if all(state == SAME for state in view.states) and operator.op not in LIST_RULES:
                 return [SAME] * len(operator.outputs)
         only_shapes = _SHAPE_OPERANDS.get(operator.op, ())
         computes_sizes = any(
@@ -50,7 +55,8 @@ def rule_of(operator: Operator) -> Rule:
                 raise Mixed("it computes with the number of rows")
             return sizes_of(view)
         rule = _RULES.get(operator.op)
-        if rule is None:
+        holds_list = any(isinstance(state, Listed) for state in view.states)
+        if rule is None or (holds_list and operator.op not in LIST_RULES):
             raise Mixed("no rule says that it treats rows independently")
         return rule(view)
 
@@ -63,12 +69,15 @@ def _require_function(operator: Operator) -> None:
         raise Mixed("what it gives may change from call to call")
 
 
+_FORWARDING = frozenset({"Identity", "IdentityN"})
+"""Ops that hand on what they are given, whatever it is."""
+
 _KINDS: dict[Rule, str] = {
     arithmetic.elementwise: """
         Abs Acos Acosh Add AddN AddV2 Asin Asinh AsString Atan Atan2 Atanh BitwiseAnd BitwiseOr
         BitwiseXor Cast Ceil CheckNumerics ClipByValue Cos Cosh Digamma Div DivNoNan Elu
         EnsureShape Equal Erf Erfc Erfinv Exp Expm1 Floor FloorDiv FloorMod Greater GreaterEqual
-        Identity Inv IsFinite IsInf IsNan LeakyRelu Less LessEqual Lgamma Log Log1p LogicalAnd
+        Inv IsFinite IsInf IsNan LeakyRelu Less LessEqual Lgamma Log Log1p LogicalAnd
         LogicalNot LogicalOr Maximum Minimum Mod Mul MulNoNan Neg NotEqual OnesLike Pow
         PreventGradient RealDiv Reciprocal RegexReplace Relu Relu6 Rint Round Rsqrt SelectV2 Selu
         Sigmoid Sign Sin Sinh Snapshot Softplus Softsign Sqrt Square SquaredDifference
@@ -110,9 +119,13 @@ _KINDS: dict[Rule, str] = {
     layout.table_gather: "LookupTableFindV2 ResourceGather",
     layout.indexed: "GatherNd ResourceGatherNd",
     layout.one_hot: "OneHot",
+    arithmetic.reverse: "ReverseV2",
     arithmetic.select: "Select",
     sizes.shape_of: "Shape ShapeN",
     sizes.count_of: "Size",
     sizes.rank_of: "Rank",
 }
-_RULES = {op: rule for rule, names in _KINDS.items() for op in names.split()}
+_RULES: Mapping[str, Rule] = {
+    **LIST_RULES,
+    **{op: rule for rule, names in _KINDS.items() for op in names.split()},
+}

@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from moirai_tf.graph.graph import RESULT, Graph
-from moirai_tf.split.rows import SAME, Mixed, Rows, Size, State, View
-from moirai_tf.split.rules import rule_of
+from moirai_tf.graph.graph import Graph
+from moirai_tf.split.rows import Mixed, Rows, Size, State
+from moirai_tf.split.walk import states_of
 
 
 @dataclass(frozen=True)
@@ -53,37 +53,14 @@ def separation(graphs: tuple[Graph, Graph], sizes: tuple[int, int]) -> Separatio
     if [o.name for o in first.operators] != [o.name for o in second.operators]:
         return Separation(divided, {}, "the graph is another one at another batch size")
     try:
-        states = _states(graphs, sizes, {first.inputs[n] for n, is_ in divided.items() if is_})
+        given = {first.inputs[name]: Rows() for name, is_divided in divided.items() if is_divided}
+        states = states_of(graphs, sizes, given)
         joined = {n: _is_joined(graphs, states, i) for n, i in first.outputs.items()}
     except Mixed as mixed:
         return Separation(divided, {}, str(mixed))
     if not any(joined.values()):
         return Separation(divided, joined, "no output has rows")
     return Separation(divided, joined)
-
-
-def _states(
-    graphs: tuple[Graph, Graph], sizes: tuple[int, int], batched: set[int]
-) -> list[tuple[State, ...]]:
-    found: list[tuple[State, ...]] = []
-    for i, operator in enumerate(graphs[0].operators):
-        if operator.op == RESULT:
-            found.append(())
-            continue
-        if i in batched:
-            found.append((Rows(),))
-            continue
-        states = tuple(found[ref.producer][ref.port] for ref in operator.inputs)
-        view = View(graphs, sizes, i, states)
-        try:
-            made = tuple(rule_of(operator)(view))
-            if any(state != SAME for state in (*states, *made)):
-                for port, state in enumerate(made):
-                    view.check(port, state)
-        except Mixed as mixed:
-            raise Mixed(f"operator {operator.name!r} ({operator.op}): {mixed}") from mixed
-        found.append(made)
-    return found
 
 
 def _is_batched(graphs: tuple[Graph, Graph], sizes: tuple[int, int], index: int) -> bool:
