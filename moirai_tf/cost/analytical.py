@@ -60,7 +60,8 @@ _NO_KERNEL = (
     | {*ops.VIEWS, "Const", "HostConst", "NoOp", "ControlTrigger", "EnsureShape", "Bitcast",
        "PlaceholderWithDefault", "BroadcastGradientArgs"}
 )  # fmt: skip
-"""Ops that start nothing on a GPU: they hand on a buffer, or only the host does something."""
+"""Ops that start nothing on a GPU: they hand on a buffer, or only the host does something. On a CPU
+they move nothing, where Grappler counts some as if they copied what they are given."""
 
 
 def analytical(graph: Graph, device: Device, trips: int, counts: Counts | None = None) -> Column:
@@ -122,7 +123,11 @@ def _own_costs(graph: Graph, device: Device, counts: Counts) -> Mapping[str, tup
     whole, compute = (_counted(graph, wanted, counts) for wanted in (properties, boundless))
     memory = {name: max(0, whole[name] - compute[name]) for name in whole}
     if device.type == "CPU":
-        return {name: (whole[name], memory[name]) for name in whole}
+        moving = {operator.name for operator in graph.operators if operator.op not in _NO_KERNEL}
+        return {
+            name: (whole[name], memory[name]) if name in moving else (compute[name], 0)
+            for name in whole
+        }
     return {
         operator.name: (0, 0)
         if operator.op in graph.functions
