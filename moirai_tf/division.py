@@ -18,7 +18,7 @@ from moirai_tf.placement import Problem
 from moirai_tf.split.divide import divide, obstacle_of
 from moirai_tf.split.function import SCOPE
 from moirai_tf.split.options import AUTO, ON, SplitOptions
-from moirai_tf.split.separate import Separation, separation
+from moirai_tf.split.separate import Separation, separation, up_to_the_obstacle
 from moirai_tf.split.shares import RowsToTime, between, equal_finish, in_proportion
 
 _SIZES = (7, 11)
@@ -44,6 +44,10 @@ class _Batch:
     rows: int
     separation: Separation
 
+    def divides(self, operator: str) -> bool:
+        """Whether shares compute an operator of the model."""
+        return self.separation.cut is None or operator in self.separation.cut.names
+
 
 def divided(item: MoiraiItem, options: SplitOptions, place_again: PlaceAgain) -> MoiraiItem:
     """The item placed with a divided batch if that is predicted to be faster, or asked for.
@@ -62,9 +66,9 @@ def divided(item: MoiraiItem, options: SplitOptions, place_again: PlaceAgain) ->
         batch = _batch_of(item)
         if options.split == AUTO and batch.rows < options.least_batch:
             raise _Undivided(f"it has {batch.rows} rows, fewer than least_batch")
-        shares = _first_shares(item, batch.rows, options)
+        shares = _first_shares(item, batch, options)
         found = _placed(item, batch, shares, place_again)
-        better = _better_shares(item, found, batch.rows, shares)
+        better = _better_shares(item, found, batch, shares)
         if better is not None:
             other = _placed(item, batch, better, place_again)
             found = min(found, other, key=_predicted_ns)
@@ -105,8 +109,10 @@ def _batch_of(item: MoiraiItem) -> _Batch:
     obstacle = obstacle_of(model, graph.tags, graph.signature)
     if obstacle:
         raise _Undivided(obstacle)
-    first, second = (prune(_with_rows(model, graph, size)) for size in _SIZES)
-    found = separation((first, second), _SIZES)
+    first, second = (_with_rows(model, graph, size) for size in _SIZES)
+    found = separation((prune(first), prune(second)), _SIZES)
+    if found.obstacle:
+        found = up_to_the_obstacle((first, second), _SIZES, found)
     if not found.separable:
         raise _Undivided(found.obstacle)
     rows = {_shape_of(graph, name)[0] for name, has_rows in found.inputs.items() if has_rows}
@@ -136,26 +142,27 @@ def _shape_of(graph: Graph, name: str) -> tuple[int, ...]:
     return graph.operators[graph.inputs[name]].outputs[0].shape or ()
 
 
-def _first_shares(item: MoiraiItem, rows: int, options: SplitOptions) -> dict[str, int]:
+def _first_shares(item: MoiraiItem, batch: _Batch, options: SplitOptions) -> dict[str, int]:
     """Shares by what each device takes for the whole batch, the largest first."""
-    totals = _totals(need(item.problem))
+    totals, rows = _totals(need(item.problem), batch.divides), batch.rows
     times: list[RowsToTime] = [in_proportion(total, rows) for total in totals.values()]
     shares = equal_finish(times, rows, options.most_shares)
     used = _used(totals, shares)
     if len(used) < 2:
         raise _Undivided("one device would get all rows")
     last = max(time(share) for time, share in zip(times, shares, strict=True))
-    if options.split == AUTO and last > (1 - LEAST_GAIN) * min(totals.values()):
+    everything = min(_totals(need(item.problem), lambda _: True).values(), default=0.0)
+    if options.split == AUTO and min(totals.values()) - last < LEAST_GAIN * everything:
         raise _Undivided("other devices are too slow to take rows off the fastest one")
     return used
 
 
-def _totals(problem: Problem, of: str = "") -> dict[str, float]:
-    """Device -> nanoseconds of all operators, or of those of one share, on it.
+def _totals(problem: Problem, counts: Callable[[str], bool]) -> dict[str, float]:
+    """Device -> nanoseconds of the operators that count, on it.
 
-    Devices that cannot run all that counts are left out.
+    Devices that cannot run all of them are left out.
     """
-    wanted = [o.compute_ns for o in problem.operators if of in o.name]
+    wanted = [o.compute_ns for o in problem.operators if counts(o.name)]
     least = [min((t for t in times if t is not None), default=0) for times in wanted]
     found = {}
     for k, device in enumerate(problem.devices):
@@ -165,6 +172,11 @@ def _totals(problem: Problem, of: str = "") -> dict[str, float]:
         if total and missing <= _ELSEWHERE * sum(least):
             found[device.name] = float(total + missing)
     return found
+
+
+def _of_share(i: int) -> Callable[[str], bool]:
+    scope = f"/{SCOPE}/share_{i}/"
+    return lambda operator: scope in operator
 
 
 def _used(devices: dict[str, float], shares: Sequence[int]) -> dict[str, int]:
@@ -190,13 +202,13 @@ def _placed(
 
 
 def _better_shares(
-    item: MoiraiItem, found: MoiraiItem, rows: int, shares: dict[str, int]
+    item: MoiraiItem, found: MoiraiItem, batch: _Batch, shares: dict[str, int]
 ) -> dict[str, int] | None:
     """Shares that the times of the first ones lead to, if they gain enough to try them."""
-    totals = _totals(need(item.problem))
+    totals, rows = _totals(need(item.problem), batch.divides), batch.rows
     times: list[RowsToTime] = []
     for i, (name, share) in enumerate(shares.items()):
-        known = _totals(need(found.problem), f"/{SCOPE}/share_{i}/")
+        known = _totals(need(found.problem), _of_share(i))
         if name not in known:
             return None
         times.append(between((share, known[name]), (rows, totals[name])))

@@ -95,7 +95,7 @@ class Summary:
     shares: tuple[int, ...] = ()
     """Rows of each share of the batch; none if it is whole."""
     undivided: str = ""
-    """Why the batch is whole, if dividing it was considered."""
+    """Why the batch, or the rest of the model, is whole, if dividing it was considered."""
     times: tuple[StageTime, ...] = ()
     """Where the time went."""
     weightless: bool = False
@@ -182,7 +182,7 @@ def summarise(item: MoiraiItem, times: tuple[StageTime, ...] = ()) -> Summary:
         report=item.report,
         output=item.output,
         shares=() if item.split is None else item.split.shares,
-        undivided=item.undivided,
+        undivided=item.undivided if item.split is None else item.split.whole,
         times=times,
         weightless=item.model is not None and item.model.weightless,
     )
@@ -226,6 +226,8 @@ def _batch_lines(summary: Summary, *, verbose: bool) -> Iterator[str]:
     if summary.shares:
         shares = " + ".join(map(str, summary.shares))
         yield f"batch       divided into {shares} rows; what is proved holds for these shares"
+        if summary.undivided:
+            yield f"            whole again from here on: {summary.undivided}"
     elif summary.undivided and verbose:
         yield f"batch       not divided: {summary.undivided}"
 

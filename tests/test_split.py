@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +24,11 @@ from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.rewrite.plan_file import read_plan
 from moirai_tf.split.divide import divide, join, obstacle_of
 from moirai_tf.split.record import SplitEdit
-from moirai_tf.split.separate import separation
+from moirai_tf.split.separate import separation, up_to_the_obstacle
 from moirai_tf.split.shares import between, equal_finish, in_proportion
 from tests.c_api import run_saved_model
 from tests.saved_models import graph_of, proto_of
+from tests.test_split_rows import MIXING
 from tests.zoo import entry
 
 _TWO_CPUS = Path(__file__).parent.parent / "configs" / "two_local_cpus.yaml"
@@ -85,6 +87,9 @@ def _divided(source: Path, output: Path, shares: Sequence[int] = (5, 2, 1)) -> S
     graphs = tuple(prune(graph_of(source, batch_size=size)) for size in _SIZES)
     assert obstacle_of(model, (), _SIGNATURE) == ""
     found = separation((graphs[0], graphs[1]), _SIZES)
+    if found.obstacle:
+        unpruned = tuple(graph_of(source, batch_size=size) for size in _SIZES)
+        found = up_to_the_obstacle((unpruned[0], unpruned[1]), _SIZES, found)
     made, edit = divide(model, (), _SIGNATURE, found, shares)
     output.mkdir()
     write_saved_model(model, made.proto, output, {})
@@ -166,6 +171,77 @@ def test_graphs_of_tf1_are_refused(resource: bool, tmp_path: Path) -> None:
             tmp_path / "m", tmp_path / "placed", _TWO_CPUS, batch_size=8, split="on", repeats=2,
             warmup=1, time_limit_s=2,
         )  # fmt: skip
+
+
+class Pairs(tf.Module):
+    """Two towers whose vectors all meet: what is behind mixes rows; one output is of rows alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        random = tf.random.Generator.from_seed(3)
+        self.first = tf.Variable(random.normal([8, 6]))
+        self.second = tf.Variable(random.normal([8, 6]))
+        self.scale = tf.Variable(2.0)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 8], tf.float32, "x"), tf.TensorSpec([None, 8], tf.float32, "z")
+        ]
+    )  # fmt: skip
+    def serve(self, x: tf.Tensor, z: tf.Tensor) -> Mapping[str, tf.Tensor]:
+        one, other = tf.nn.relu(tf.matmul(x, self.first)), self._tower(z)
+        pairs = tf.matmul(one, other, transpose_b=True) * self.scale
+        count = tf.cast(tf.shape(one)[0], tf.float32)
+        return {"pairs": pairs / count, "one": one, "best": tf.argmax(pairs, 1), "x": x}
+
+    @tf.function
+    def _tower(self, z: tf.Tensor) -> tf.Tensor:
+        for _ in tf.range(2):
+            z = tf.tanh(z)
+        return tf.matmul(z, self.second)
+
+
+def test_what_mixes_rows_runs_once_behind_a_join(tmp_path: Path) -> None:
+    """Both towers are divided, their product is not; the scale, behind them, has no copies."""
+    model = Pairs()
+    tf.saved_model.save(model, str(tmp_path / "m"), {_SIGNATURE: model.serve})
+    edit = _divided(tmp_path / "m", tmp_path / "divided")
+    assert "MatMul" in edit.whole
+    assert "each with all others" in edit.whole
+    assert (len(edit.mirrored), edit.outputs) == (2, ("one", "x"))
+    random = np.random.default_rng(1)
+    batches = [
+        {key: random.standard_normal((n, 8)).astype(np.float32) for key in ("x", "z")}
+        for n in (1, 2, 8, 33)
+    ]
+    (_, expected), (_, as_object) = _tf2(tmp_path / "m"), _tf2(tmp_path / "divided")
+    in_session = _in_session(tmp_path / "divided", batches)
+    for inputs, other in zip(batches, in_session, strict=True):
+        wanted = expected(inputs)
+        for found in (as_object(inputs), other):
+            assert found.keys() == wanted.keys()
+            for name, value in wanted.items():
+                np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5)
+    meta_graph = proto_of(tmp_path / "divided").meta_graphs[0]
+    join(meta_graph, edit)
+    assert meta_graph == proto_of(tmp_path / "m").meta_graphs[0]
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in MIXING if "random" not in kind and "noise" not in kind]
+)
+def test_every_way_to_mix_rows_gives_what_it_gave(kind: str, tmp_path: Path) -> None:
+    """Behind an operator that is divided."""
+    function, spec, _ = MIXING[kind]
+    module = tf.Module()
+    module.f = tf.function(lambda x: {"y": function(tf.tanh(x))}, input_signature=[spec])
+    tf.saved_model.save(module, str(tmp_path / "m"), {_SIGNATURE: module.f})
+    assert _divided(tmp_path / "m", tmp_path / "divided", (2, 1)).whole
+    (_, expected), (_, run) = _tf2(tmp_path / "m"), _tf2(tmp_path / "divided")
+    for rows in (4, 12):
+        x = np.random.default_rng(rows).standard_normal((rows, *spec.shape[1:]))
+        inputs = {"x": x.astype(np.float32)}
+        np.testing.assert_allclose(run(inputs)["y"], expected(inputs)["y"], rtol=1e-4, atol=1e-5)
 
 
 def test_other_rows_do_not_touch_a_row(models: tuple[Path, Path, SplitEdit]) -> None:
@@ -276,6 +352,21 @@ def test_a_batch_that_mixes_rows_is_refused_by_the_operator(tmp_path: Path) -> N
             warmup=1, time_limit_s=2,
         )  # fmt: skip
     assert not (tmp_path / "placed").exists()
+
+
+def test_optimize_divides_up_to_what_mixes_rows(tmp_path: Path) -> None:
+    model = Pairs()
+    tf.saved_model.save(model, str(tmp_path / "m"), {_SIGNATURE: model.serve})
+    summary = moirai_tf.optimize(
+        tmp_path / "m", tmp_path / "placed", _TWO_CPUS, batch_size=8, split="on", repeats=2,
+        warmup=1, time_limit_s=2,
+    )  # fmt: skip
+    assert sum(summary.shares) == 8
+    assert re.search(r"whole again from here on: .*MatMul.*each with all others", str(summary))
+    assert summary.report is not None
+    assert "session, rows in reverse" in {parity.run for parity in summary.report.outputs}
+    moirai_tf.strip(tmp_path / "placed", tmp_path / "stripped")
+    assert proto_of(tmp_path / "stripped") == proto_of(tmp_path / "m")
 
 
 def test_shares_finish_together() -> None:

@@ -207,7 +207,7 @@ def _step_of_a_row(x: tf.Tensor) -> tf.Tensor:
     return x + steps.read(tf.cast(tf.reduce_max(tf.shape(x)), tf.int32) % 4)
 
 
-_MIXING: Mapping[str, tuple[Callable[[tf.Tensor], Any], tf.TensorSpec, str]] = {
+MIXING: Mapping[str, tuple[Callable[[tf.Tensor], Any], tf.TensorSpec, str]] = {
     "mean of the batch": (lambda x: x - tf.reduce_mean(x, 0), _ROWS, "works along the rows"),
     "training batch norm": (_training, _IMAGE, "mean and variance of the batch"),
     "sorting": (lambda x: tf.sort(x, axis=0), _ROWS, "number of rows"),
@@ -250,9 +250,9 @@ _MIXING: Mapping[str, tuple[Callable[[tf.Tensor], Any], tf.TensorSpec, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", _MIXING)
+@pytest.mark.parametrize("kind", MIXING)
 def test_mixed_rows_are_found_and_named(kind: str, tmp_path: Path) -> None:
-    function, spec, reason = _MIXING[kind]
+    function, spec, reason = MIXING[kind]
     found = _separation(tmp_path / "m", lambda x: {"y": function(x)}, spec)
     assert not found.separable
     assert reason in found.obstacle

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tensorflow.core.framework import function_pb2, types_pb2
+from tensorflow.core.framework import function_pb2, op_def_pb2, types_pb2
 
 from moirai_tf.errors import MoiraiError
-from moirai_tf.graph.graph import CALL_OPS
+from moirai_tf.graph.graph import CALL_OPS, TensorRef
 from moirai_tf.model.load import tensors
 from moirai_tf.model.op_types import attr_of
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.model.validate import input_node
-from moirai_tf.split.function import Argument, DividingBody, dividing_body
+from moirai_tf.split.cut import Cut, function_of
+from moirai_tf.split.function import Argument, Called, DividingBody, Rest, dividing_body
 from moirai_tf.split.mirrors import (
     Mirror,
     add_nodes,
@@ -27,6 +28,7 @@ from moirai_tf.split.record import SplitEdit
 from moirai_tf.split.separate import Separation
 
 BODY_MARK = "__moirai_rows_0"
+_HEAD, _REST = "__moirai_head", "__moirai_rest"
 
 
 def obstacle_of(model: SavedModel, tags: Sequence[str], signature: str) -> str:
@@ -107,7 +109,8 @@ def join(meta_graph: Any, edit: SplitEdit | None) -> None:
         bound = objects.concrete_functions[edit.function].bound_inputs
         del bound[len(bound) - copies :]
     for name in edit.functions:
-        del objects.concrete_functions[name]
+        if name in objects.concrete_functions:
+            del objects.concrete_functions[name]
     remove_objects(meta_graph, edit.objects)
 
 
@@ -116,14 +119,17 @@ def _divide(meta_graph: Any, signature: str, found: Separation, shares: Sequence
     function = _function(meta_graph, call)
     name = function.signature.name
     handles = _handles(meta_graph, call)
+    if found.cut is not None:
+        handles = {handle: i for handle, i in handles.items() if handle in found.cut.read}
     mirrors = [Mirror(h, i, o) for i in range(1, len(shares)) for h, o in handles.items()]
     inputs, outputs = (
         tuple(key for key, has_rows in sorted(keys.items()) if has_rows)
         for keys in (found.inputs, found.outputs)
     )
     edit = SplitEdit(
-        tuple(shares), name, f"{name}{BODY_MARK}", call.name, inputs, outputs, tuple(handles)
-    )
+        tuple(shares), name, f"{name}{BODY_MARK}", call.name, inputs, outputs, tuple(handles),
+        whole=found.obstacle,
+    )  # fmt: skip
     before = len(meta_graph.object_graph_def.nodes)
     if mirrors:
         init = init_node(meta_graph)
@@ -137,13 +143,55 @@ def _divide(meta_graph: Any, signature: str, found: Separation, shares: Sequence
         )  # fmt: skip
     definition = meta_graph.signature_def[signature]
     arguments = _arguments(definition, call, function, found, mirrors)
-    joined = _joined(definition, call, found)
-    body = meta_graph.graph_def.library.function.add()
+    library = meta_graph.graph_def.library.function
+    body = library.add()
     body.CopyFrom(function)
     body.signature.name = edit.body
-    made = dividing_body(arguments, joined, call, edit.body, edit.shares)
+    if found.cut is None:
+        share = Called(edit.body, tuple(call.attr["Tout"].list.type))
+        joined = _joined(definition, call, found)
+        made = dividing_body(arguments, joined, call, share, edit.shares)
+    else:
+        head, last, rest = _parts(found.cut, definition, call, function)
+        library.extend((head, last))
+        edit = replace(edit, functions=(*edit.functions, head.signature.name, last.signature.name))
+        share = Called(head.signature.name, _types(head))
+        made = dividing_body(arguments, [True] * len(share.types), call, share, edit.shares, rest)
     _write_function(function, call, made, mirrors)
     return edit
+
+
+def _parts(cut: Cut, definition: Any, call: Any, function: Any) -> tuple[Any, Any, Rest]:
+    """The function of a share, that of the rest, and how they make up the whole function."""
+    sources = [input_node(text) for text in call.input if not text.startswith("^")]
+    given = {
+        TensorRef(cut.graph.index[source], 0): argument.name
+        for source, argument in zip(sources, function.signature.input_arg, strict=True)
+        if source in cut.graph.index
+    }
+    name, arguments = function.signature.name, list(function.signature.input_arg)
+    head = function_of(f"{name}{_HEAD}", cut.graph, cut.head, arguments, given, cut.joined)
+    types = _types(head)
+    fetched = tensors(definition.outputs)
+    by_port = {int(text.partition(":")[2] or 0): cut.outputs[k] for k, text in fetched.items()}
+    ports = [by_port.get(k) for k in range(len(call.attr["Tout"].list.type))]
+    read = {ref for i in cut.rest for ref in cut.graph.operators[i].inputs}
+    taken = tuple(k for k, ref in enumerate(cut.joined) if ref in read)
+    for k in taken:
+        arguments.append(op_def_pb2.OpDef.ArgDef(name=f"moirai_joined_{k}", type=types[k]))
+    more = {cut.joined[k]: f"moirai_joined_{k}" for k in taken}
+    results = list(dict.fromkeys(r for r in ports if r is not None and r not in cut.joined))
+    last = function_of(f"{name}{_REST}", cut.graph, cut.rest, arguments, given | more, results)
+    outputs = tuple(
+        (ref in results, results.index(ref) if ref in results else cut.joined.index(ref))
+        for ref in ports
+        if ref is not None
+    )
+    return head, last, Rest(Called(last.signature.name, _types(last)), taken, outputs)
+
+
+def _types(function: Any) -> tuple[int, ...]:
+    return tuple(argument.type for argument in function.signature.output_arg)
 
 
 def _write_function(

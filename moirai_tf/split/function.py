@@ -46,21 +46,44 @@ class DividingBody:
     """The nodes that call the body of a share."""
 
 
+@dataclass(frozen=True)
+class Called:
+    """A function that the body calls."""
+
+    function: str
+    types: tuple[int, ...]
+    """TensorFlow's `DataType` of every output."""
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What is not divided: it runs once, with what the shares gave as further arguments."""
+
+    called: Called
+    given: tuple[int, ...]
+    """The outputs of a share, joined, that it takes."""
+    outputs: tuple[tuple[bool, int], ...]
+    """For each output of the function: whether it is one of the rest, and which one, or which of a
+    share."""
+
+
 def dividing_body(
     arguments: Sequence[Argument],
     joined: Sequence[bool],
     call: Any,
-    body: str,
+    share: Called,
     shares: Sequence[int],
+    rest: Rest | None = None,
 ) -> DividingBody:
     """What the function consists of.
 
     Args:
-      arguments: all that the body takes, in its order.
-      joined: for each output, whether it has rows.
+      arguments: all that the function takes, in its order.
+      joined: for each output of a share, whether it has rows.
       call: the node that calls the function; the shares are called with its attributes.
-      body: the function to call for each share.
+      share: the function to call for each share.
       shares: planned rows of each.
+      rest: what comes behind the shares.
     """
     writer = _Writer()
     divided = [a for a in arguments if a.divided]
@@ -70,13 +93,18 @@ def dividing_body(
     for i in range(len(shares)):
         given = [pieces[a.name][i] if a.divided else ((a.name, *a.mirrors)[i if a.mirrors else 0])
                  for a in arguments]  # fmt: skip
-        calls.append(writer.call(f"share_{i}", call, body, given))
-    types = list(call.attr["Tout"].list.type)
-    outputs = [
-        writer.joined(k, types[k], calls, kept) if has_rows else f"{calls[0]}:output:{k}"
+        calls.append(writer.call(f"share_{i}", call, share, given))
+    made = [
+        writer.joined(k, share.types[k], calls, kept) if has_rows else f"{calls[0]}:output:{k}"
         for k, has_rows in enumerate(joined)
     ]
-    return DividingBody(tuple(writer.nodes), tuple(outputs), tuple(calls))
+    if rest is None:
+        return DividingBody(tuple(writer.nodes), tuple(made), tuple(calls))
+    more = [made[k] for k in rest.given]
+    types = [share.types[k] for k in rest.given]
+    last = writer.call("rest", call, rest.called, [*(a.name for a in arguments), *more], types)
+    outputs = (f"{last}:output:{k}" if of_rest else made[k] for of_rest, k in rest.outputs)
+    return DividingBody(tuple(writer.nodes), tuple(outputs), (*calls, last))
 
 
 def _pieces(
@@ -157,14 +185,19 @@ class _Writer:
         node.attr["Tidx"].type = self._int
         return f"{node.name}:output:0"
 
-    def call(self, name: str, like: Any, body: str, inputs: Sequence[str]) -> str:
-        """A call of the body with the attributes of another call."""
+    def call(
+        self, name: str, like: Any, called: Called, inputs: Sequence[str], more: Sequence[int] = ()
+    ) -> str:
+        """A call with the attributes of another call, and types of further arguments."""
         node = self._node(like.op, name)
         node.input.extend(inputs)
         for key, value in like.attr.items():
             if key not in ("_output_shapes", "_has_manual_control_dependencies"):
                 node.attr[key].CopyFrom(value)
-        node.attr["f"].func.name = body
+        node.attr["f"].func.name = called.function
+        node.attr["Tin"].list.type.extend(more)
+        del node.attr["Tout"].list.type[:]
+        node.attr["Tout"].list.type.extend(called.types)
         return str(node.name)
 
     def op(self, op: str, name: str, *inputs: str) -> str:

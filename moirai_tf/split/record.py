@@ -31,3 +31,5 @@ class SplitEdit:
     """Objects added at the end of the object graph."""
     init: str = ""
     """The node that fills the copies when a Session loads the model."""
+    whole: str = ""
+    """The operator that mixes rows, and how: it and what comes behind it is not divided."""

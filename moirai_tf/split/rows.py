@@ -54,8 +54,13 @@ class Listed:
     """Of every element, at both batch sizes."""
 
 
-SAME = Same()
-State = Rows | Same | Size | Listed
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A tensor for which rows were mixed."""
+
+
+SAME, WHOLE = Same(), Whole()
+State = Rows | Same | Size | Listed | Whole
 
 
 class Mixed(Exception):  # noqa: N818  it is no error that a model mixes rows

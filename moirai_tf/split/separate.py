@@ -15,9 +15,10 @@ rule may do anything.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moirai_tf.graph.graph import Graph
+from moirai_tf.split.cut import Cut, cut_of
 from moirai_tf.split.rows import Mixed, Rows, Size, State
 from moirai_tf.split.walk import states_of
 
@@ -31,12 +32,14 @@ class Separation:
     outputs: Mapping[str, bool]
     """Signature output -> whether it is joined; others are taken from one share."""
     obstacle: str = ""
-    """The operator that forbids it, and why; empty if the batch may be divided."""
+    """The operator that forbids it, and why; empty if the batch may be divided all the way."""
+    cut: Cut | None = None
+    """The part before the obstacle that may be divided."""
 
     @property
     def separable(self) -> bool:
-        """Whether the batch may be divided."""
-        return not self.obstacle
+        """Whether the batch may be divided, at least up to the obstacle."""
+        return not self.obstacle or self.cut is not None
 
 
 def separation(graphs: tuple[Graph, Graph], sizes: tuple[int, int]) -> Separation:
@@ -61,6 +64,29 @@ def separation(graphs: tuple[Graph, Graph], sizes: tuple[int, int]) -> Separatio
     if not any(joined.values()):
         return Separation(divided, joined, "no output has rows")
     return Separation(divided, joined)
+
+
+def up_to_the_obstacle(
+    graphs: tuple[Graph, Graph], sizes: tuple[int, int], found: Separation
+) -> Separation:
+    """The same with the part of a graph that may be divided although its end may not.
+
+    Args:
+      graphs: the signature's flat graph at two batch sizes, unpruned.
+      sizes: these sizes.
+      found: what `separation` says, with an obstacle.
+    """
+    first, _ = graphs
+    if not any(found.inputs.values()):
+        return found
+    given = {first.inputs[name]: Rows() for name, is_divided in found.inputs.items() if is_divided}
+    mixing: dict[int, str] = {}
+    states = states_of(graphs, sizes, given, mixing)
+    cut = cut_of(first, states, frozenset(mixing))
+    if cut is None:
+        return found
+    joined = {name: ref in cut.joined for name, ref in cut.outputs.items()}
+    return replace(found, outputs=joined, cut=cut)
 
 
 def _is_batched(graphs: tuple[Graph, Graph], sizes: tuple[int, int], index: int) -> bool:

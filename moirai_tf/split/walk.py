@@ -13,7 +13,7 @@ from moirai_tf.graph.bodies import arguments_of, body_of, with_shapes
 from moirai_tf.graph.graph import LOOPS, LOWERED_OPS, RESULT, Graph, TensorRef
 from moirai_tf.model.validate import function_attrs
 from moirai_tf.split.lists import element_shapes, joined
-from moirai_tf.split.rows import SAME, Mixed, Shapes, State, View
+from moirai_tf.split.rows import SAME, WHOLE, Mixed, Shapes, State, View
 from moirai_tf.split.rules import rule_of
 
 Graphs = tuple[Graph, Graph]
@@ -21,7 +21,10 @@ Graphs = tuple[Graph, Graph]
 
 
 def states_of(
-    graphs: Graphs, sizes: tuple[int, int], given: Mapping[int, State]
+    graphs: Graphs,
+    sizes: tuple[int, int],
+    given: Mapping[int, State],
+    mixing: dict[int, str] | None = None,
 ) -> list[tuple[State, ...]]:
     """What every output of every operator holds of the batch.
 
@@ -29,9 +32,10 @@ def states_of(
       graphs: a flat graph at two batch sizes.
       sizes: these sizes.
       given: operators without inputs whose outputs are known.
+      mixing: takes the operators that mix rows, with the reason, and without one those behind them.
 
     Raises:
-      Mixed: an operator mixes rows, or may do so.
+      Mixed: an operator mixes rows, or may do so, and `mixing` is not there to take it.
     """
     found: list[tuple[State, ...]] = []
     known: dict[int, Shapes] = {}
@@ -40,24 +44,35 @@ def states_of(
             found.append((given[i],) if i in given else ())
             continue
         states = tuple(found[ref.producer][ref.port] for ref in operator.inputs)
-        view = View(graphs, sizes, i, states)
+        if mixing and (WHOLE in states or not mixing.keys().isdisjoint(operator.controls)):
+            mixing[i] = ""
+            found.append((WHOLE,) * len(operator.outputs))
+            continue
         try:
-            read = element_shapes(view)
+            read = element_shapes(View(graphs, sizes, i, states))
             if read is not None:
                 known[i] = read
                 graphs = _with_shapes(graphs, known)
-                view = View(graphs, sizes, i, states)
-            if operator.op in LOWERED_OPS:
-                made = (_loop if operator.op in LOOPS else _branches)(view)
-            else:
-                made = tuple(rule_of(operator)(view))
-            if any(state != SAME for state in (*states, *made)):
-                for port, state in enumerate(made):
-                    view.check(port, state)
+            made = _made(View(graphs, sizes, i, states))
         except Mixed as mixed:
-            raise Mixed(f"operator {operator.name!r} ({operator.op}): {mixed}") from mixed
+            reason = f"operator {operator.name!r} ({operator.op}): {mixed}"
+            if mixing is None:
+                raise Mixed(reason) from mixed
+            mixing[i], made = reason, (WHOLE,) * len(operator.outputs)
         found.append(made)
     return found
+
+
+def _made(view: View) -> tuple[State, ...]:
+    """What an operator gives, compared with its shapes."""
+    if view.operator.op in LOWERED_OPS:
+        made = (_loop if view.operator.op in LOOPS else _branches)(view)
+    else:
+        made = tuple(rule_of(view.operator)(view))
+    if any(state != SAME for state in (*view.states, *made)):
+        for port, state in enumerate(made):
+            view.check(port, state)
+    return made
 
 
 def _with_shapes(graphs: Graphs, known: Mapping[int, Shapes]) -> Graphs:
