@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from laboratory.paper_models.model import PaperModel
 
@@ -30,8 +30,11 @@ def dlrm() -> Any:
         feature = keras.Input(batch_shape=(_BATCH,), dtype="int32", name=f"id_{number}")
         vectors.append(layers.Embedding(rows, 128)(feature))
         features.append(feature)
-    pairs = [layers.Dot(1)([a, b]) for i, a in enumerate(vectors) for b in vectors[:i]]
-    x = layers.Concatenate()([x, *pairs])
+    together = ops.stack(vectors, axis=1)
+    products = ops.matmul(together, ops.transpose(together, (0, 2, 1)))
+    count = len(vectors)
+    pairs = [i * count + k for i in range(count) for k in range(i)]
+    x = layers.Concatenate()([x, ops.take(ops.reshape(products, (_BATCH, -1)), pairs, axis=1)])
     for width in (1024, 1024, 512, 256):
         x = layers.Dense(width, activation="relu")(x)
     return keras.Model(features, layers.Dense(1, activation="sigmoid")(x))
