@@ -163,7 +163,7 @@ def test_an_order_between_devices_is_none(ordered: tuple[Path, Path]) -> None:
 def test_the_plan_file_holds_the_order(ordered: tuple[Path, Path]) -> None:
     file = ordered[1] / PLAN_FILE
     values = json.loads(file.read_text())
-    assert values["schema"] == 5
+    assert values["schema"] == 6
     plan = read_plan(ordered[1])
     assert plan.order
     assert isinstance(plan.edits.order[0], OrderEdit)

@@ -210,7 +210,7 @@ def test_a_model_that_was_changed_after_its_placement_is_refused(
 @pytest.mark.parametrize(
     ("path", "value", "fault"),
     [
-        (("schema",), 99, r"schema: 99 is not 1 to 5"),
+        (("schema",), 99, r"schema: 99 is not 1 to 6"),
         (("schema",), None, r"schema: missing"),
         (("placement",), ["a"], r"placement: .* is not an object"),
         (("placement", "x"), 3, r"placement\['x'\]: 3 is not a string"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +22,8 @@ from moirai_tf.graph.prune import prune
 from moirai_tf.model.load import SESSION_CONFIG_FILE
 from moirai_tf.model.output import write_saved_model
 from moirai_tf.model.saved_model import read_saved_model
-from moirai_tf.rewrite.plan_file import read_plan
+from moirai_tf.rewrite.plan import Plan
+from moirai_tf.rewrite.plan_file import PLAN_FILE, read_plan
 from moirai_tf.split.divide import divide, join, obstacle_of
 from moirai_tf.split.record import SplitEdit
 from moirai_tf.split.separate import separation, up_to_the_obstacle
@@ -318,6 +320,7 @@ def test_optimize_divides_proves_and_strips(tmp_path: Path) -> None:
     assert f"batch       divided into {' + '.join(map(str, summary.shares))} rows" in str(summary)
     assert plan.edits.split is not None
     assert sum(plan.edits.split.shares) == 8
+    _check_older_plan(tmp_path / "placed" / PLAN_FILE, plan)
     assert summary.report is not None
     runs = {parity.run for parity in summary.report.outputs}
     assert {"tf2, 1 row", "session, 9 rows", "session, rows in reverse"} <= runs
@@ -327,6 +330,16 @@ def test_optimize_divides_proves_and_strips(tmp_path: Path) -> None:
         moirai_tf.export_onnx(tmp_path / "placed", tmp_path / "onnx")
     moirai_tf.strip(tmp_path / "placed", tmp_path / "stripped")
     assert proto_of(tmp_path / "stripped") == proto_of(original)
+
+
+def _check_older_plan(file: Path, plan: Plan) -> None:
+    """Plans that knew no part that stays whole are read as such."""
+    text = file.read_text()
+    values = json.loads(text)
+    del values["edits"]["split"]["whole"]
+    file.write_text(json.dumps({**values, "schema": 5}))
+    assert read_plan(file.parent.parent) == plan
+    file.write_text(text)
 
 
 def _check_c_api(original: Path, placed: Path) -> None:

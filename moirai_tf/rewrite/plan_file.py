@@ -22,7 +22,7 @@ from moirai_tf.placement.io import PlacedRecord, TransferRecord
 from moirai_tf.records import Format, Natural
 from moirai_tf.rewrite.plan import Plan, PlanSummary
 
-SCHEMA = 5
+SCHEMA = 6
 """Since 2 a plan has an `order`, and `relays` and an `order` among its edits; since 3 its devices
 have a `model`; since 4 its summary has all the fields of `PlanSummary`, or is null; since 5 its
 edits may have a `split`. What an older plan lacks reads as none."""
@@ -62,7 +62,8 @@ def read_plan(directory: str | Path) -> Plan:
     if schema < 4:
         values["summary"] = _complete(values.get("summary"))
     absent = {"order", "relays"} if schema < 2 else set()
-    absent |= ({"model"} if schema < 3 else set()) | ({"split"} if schema < 5 else set())
+    added = {3: "model", 5: "split", 6: "whole"}
+    absent |= {name for since, name in added.items() if schema < since}
     plan = form.record(values, Plan, absent=absent)
     try:
         bytes.fromhex(plan.edits.fingerprint)
