@@ -87,16 +87,20 @@ class _Cond(_Model):
 
 
 class _SwitchCase(_Model):
-    """`tf.switch_case` over three experts."""
+    """`tf.switch_case` over three experts, whose answer a head reads.
+
+    The experts are where their inputs are, which are fed; the head can be anywhere.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.experts = [self.variable(_WIDTH, _WIDTH) for _ in range(3)]
+        self.head = self.variable(_WIDTH, 10)
 
     @tf.function(input_signature=[_floats(_WIDTH), tf.TensorSpec([], tf.int32, "expert")])
     def serve(self, x: tf.Tensor, expert: tf.Tensor) -> dict[str, tf.Tensor]:
         branches = [lambda w=w: tf.nn.relu(x @ w) for w in self.experts]
-        return {"y": tf.switch_case(expert, branches)}
+        return {"y": tf.tanh(tf.switch_case(expert, branches) @ self.head)}
 
 
 class _LookupTable(_Model):
