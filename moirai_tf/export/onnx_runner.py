@@ -95,7 +95,7 @@ class OnnxRunner:
             )
         tensors: dict[str, Future[Any]] = {name: Future() for name in self.manifest.tensors}
         for name, value in given.items():
-            tensors[name].set_result(self._value(value))
+            tensors[name].set_result(onnx_array(value))
         with self._lock:  # the same order of calls on every device, or they would wait in a circle
             done = [
                 thread.submit(self._run_device, device, tensors)
@@ -158,12 +158,11 @@ class OnnxRunner:
                 "ONNX Runtime has no kernel for it",
             ) from error
 
-    def _value(self, value: Any) -> Any:
-        """What sessions take: a tensor of ONNX Runtime's; strings as an array."""
-        array = onnx_array(value)
-        if array.dtype == object:
-            return array
-        return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+    def _bindable(self, value: Any) -> Any:
+        """A tensor of ONNX Runtime's; of an array it is a view that does not keep the array."""
+        if not isinstance(value, np.ndarray):
+            return value
+        return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
 
     def _run_device(self, device: str, tensors: Mapping[str, Future[Any]]) -> None:
         """Runs the parts of a device; if one fails, whoever waits for it fails too."""
@@ -194,9 +193,10 @@ class OnnxRunner:
             ):  # they cannot be bound
                 feeds = {name: _array(value) for name, value in values.items()}
                 results = session.run(list(part.outputs), feeds)
-                return dict(zip(part.outputs, map(self._value, results), strict=True))
+                return dict(zip(part.outputs, results, strict=True))
             binding = session.io_binding()
-            for name, value in values.items():
+            bound = {name: self._bindable(value) for name, value in values.items()}
+            for name, value in bound.items():
                 binding.bind_ortvalue_input(name, value)
             for name in part.outputs:
                 binding.bind_output(name, *self._home(part, name))
