@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cProfile
+import pstats
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,3 +201,69 @@ def test_inputs_beyond_all_memory_are_not_made(tmp_path: Path) -> None:
     item = Pipeline((Import(), Prune())).run(MoiraiItem(source, cluster_from_yaml(str(CLUSTER))))
     with bounded(), pytest.raises(MoiraiError, match="memory"):
         generate_inputs(need(item.graph))
+
+
+def _chain(size: int) -> str:
+    """An expression as long as the graph, half of it identities."""
+    links = [(f"n{i}", ("Identity", "Neg")[i % 2]) for i in range(size)]
+    sources = ["x", *(name for name, _ in links)]
+    nodes = "".join(_node(n, op, s) for (n, op), s in zip(links, sources, strict=False))
+    return nodes + _node("y", "Sin", sources[-1])
+
+
+def _side_by_side(size: int) -> str:
+    """Many readers of one operator, and one reader of them all."""
+    count = f"{_FLOAT} attr {{ key: 'N' value {{ i: {size} }} }}"
+    names = [f"n{i}" for i in range(size)]
+    return "".join(_node(n, "Sin", "x") for n in names) + _node("y", "AddN", *names, more=count)
+
+
+def _one_weight(size: int) -> str:
+    """A chain of products with one constant."""
+    square = _constant(_dims(2, 2)) + _node("n0", "Diag", "x")
+    products = "".join(_node(f"n{i + 1}", "MatMul", f"n{i}", "c") for i in range(size))
+    return square + products + _node("y", "Sin", f"n{size}")
+
+
+def _layers(size: int) -> str:
+    """Layers of four operators that read two of the layer before."""
+    last, nodes = ["x"] * 4, ""
+    for i in range(size // 4):
+        names = [f"n{i}_{k}" for k in range(4)]
+        reads = zip(last, last[1:] + last[:1], strict=True)
+        nodes += "".join(_node(n, "AddV2", *r) for n, r in zip(names, reads, strict=True))
+        last = names
+    return nodes + _node("y", "Sin", last[0])
+
+
+def _branches(size: int) -> str:
+    """TensorFlow 1's branches on one predicate, one after the other."""
+    nodes = _node(
+        "c", "Const",
+        more="attr { key: 'dtype' value { type: DT_BOOL } } attr { key: 'value' value { tensor {"
+        " dtype: DT_BOOL tensor_shape {} bool_val: true } } }",
+    )  # fmt: skip
+    two = f"{_FLOAT} attr {{ key: 'N' value {{ i: 2 }} }}"
+    for i in range(size // 4):
+        nodes += _node(f"s{i}", "Switch", f"m{i - 1}" if i else "x", "c")
+        nodes += _node(f"a{i}", "Sin", f"s{i}:1") + _node(f"b{i}", "Cos", f"s{i}")
+        nodes += _node(f"m{i}", "Merge", f"b{i}", f"a{i}", more=two)
+    return nodes + _node("y", "Sin", f"m{size // 4 - 1}")
+
+
+def _calls_made(source: Path) -> int:
+    """How many functions are called to import, prune and fuse a model."""
+    profile = cProfile.Profile()
+    item = MoiraiItem(source, cluster_from_yaml(str(CLUSTER)))
+    profile.runcall(Pipeline((Import(), Prune(), Fuse())).run, item)
+    return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("nodes", [_chain, _side_by_side, _one_weight, _layers, _branches])
+def test_work_grows_as_the_graph_does(nodes: Callable[[int], str], tmp_path: Path) -> None:
+    """Four times the operators take less than five times the work."""
+    few, many = (
+        _calls_made(written(tmp_path / str(size), _model(nodes(size)))) for size in (800, 3200)
+    )
+    assert few > 800
+    assert many < 5 * few

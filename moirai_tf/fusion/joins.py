@@ -110,10 +110,14 @@ class Joins:
 
     def expressions(self) -> None:
         """An element-wise operator joins its only reader if that is element-wise, too."""
+        known: dict[int, tuple[bool, bool]] = {}
         for i in reversed(range(len(self.analysis.graph))):
             reader = self.merger.only_successor(i) if self._is_chainable(i) else None
-            if reader is not None and self._is_expression(i) and self._feeds_expression(i):
-                self.merger.merge((i, reader), EXPRESSION, keep=(i, reader))
+            if reader is None or not all(self._expression(i, known)):
+                continue
+            computes, feeds = self._expression(reader, known)
+            if self.merger.merge((i, reader), EXPRESSION, keep=(i, reader)) is None:
+                known[self.merger.find(i)] = computes, feeds  # its other consumers are inside now
 
     def weights(self) -> None:
         """Readers of a weight share its device, unless no device could run them all."""
@@ -185,17 +189,19 @@ class Joins:
         clients = {p for p in self.merger.predecessors(i) if self._is_client(p)}
         return bool(clients) and not clients <= self.merger.predecessors(reader)
 
-    def _is_expression(self, i: int) -> bool:
-        """Whether a cluster does nothing but element-wise work."""
-        members = self.merger.members(i)
-        return all(self.merger.feeds[m] or self._is_chainable(m) for m in members)
+    def _expression(self, i: int, known: dict[int, tuple[bool, bool]]) -> tuple[bool, bool]:
+        """Whether a cluster does nothing but element-wise work, and all that reads it does too.
 
-    def _feeds_expression(self, i: int) -> bool:
-        """Whether all data that leaves a cluster goes to element-wise operators."""
-        members = self.merger.members(i)
-        consumers = {c for m in members for c in self.analysis.graph.consumers[m]}
-        outside = [c for c in consumers.difference(members) if not self.merger.feeds[c]]
-        return bool(outside) and all(map(self._is_chainable, outside))
+        A cluster is looked through once and then remembered: expressions grow as long as graphs.
+        """
+        cluster = self.merger.find(i)
+        if cluster not in known:
+            members = self.merger.members(cluster)
+            computes = all(self.merger.feeds[m] or self._is_chainable(m) for m in members)
+            consumers = {c for m in members for c in self.analysis.graph.consumers[m]}
+            outside = [c for c in consumers.difference(members) if not self.merger.feeds[c]]
+            known[cluster] = computes, bool(outside) and all(map(self._is_chainable, outside))
+        return known[cluster]
 
     def _is_chainable(self, i: int) -> bool:
         op = self.analysis.graph.operators[i].op

@@ -240,13 +240,19 @@ class Merger:
             edges[name] = largest
 
     def _only(self, edges: list[set[int]], root: int) -> int | None:
+        """The only neighbouring cluster; forgets names that say nothing more, so as to be fast."""
         found: int | None = None
-        for near in map(self.find, edges[root]):
+        known: list[int] = []
+        for i in edges[root]:
+            near = self.find(i)
             if near in (root, found):
-                continue
-            if found is not None:
-                return None
-            found = near
+                known.append(i)
+            elif found is None:
+                found = near
+            else:
+                found = None
+                break
+        edges[root].difference_update(known)
         return found
 
     def _neighbours(self, edges: list[set[int]], root: int) -> set[int]:

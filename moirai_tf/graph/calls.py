@@ -107,7 +107,7 @@ class Calls:
 
     def _is_stateful(self, op: str) -> bool:
         function = self._functions.get(op)
-        return bool(function.signature.is_stateful) if function is not None else _stateful_op(op)
+        return bool(function.signature.is_stateful) if function is not None else stateful_op(op)
 
     def _is_safe(self, function: Any) -> bool:
         """Whether every side effect leads to a control output."""
@@ -159,6 +159,7 @@ def _before(function: Any, ends: Iterable[str], but: Iterable[str] = ()) -> set[
 
 
 @cache
-def _stateful_op(op: str) -> bool:
+def stateful_op(op: str) -> bool:
+    """Whether TensorFlow says of an op that it has state."""
     op_def = op_def_registry.get(op)
     return op_def is not None and bool(op_def.is_stateful)

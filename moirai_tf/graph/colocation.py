@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from moirai_tf.graph.calls import compiled
@@ -219,7 +219,7 @@ class Union:
 
     def __init__(self, size: int) -> None:
         self._parent = list(range(size))
-        self._reasons: dict[int, list[str]] = {}
+        self._reasons: dict[int, dict[str, None]] = {}
 
     def find(self, i: int) -> int:
         """The smallest operator of a set."""
@@ -232,8 +232,10 @@ class Union:
         """Makes two sets one."""
         root, other = sorted((self.find(a), self.find(b)))
         self._parent[other] = root
-        merged = [*self._reasons.pop(root, ()), *self._reasons.pop(other, ()), reason]
-        self._reasons[root] = list(dict.fromkeys(merged)) if other != root else merged[:]
+        reasons = self._reasons.setdefault(root, {})
+        if other != root:
+            reasons.update(self._reasons.pop(other, {}))
+        reasons[reason] = None
 
     def groups(self) -> tuple[ColocationGroup, ...]:
         """All sets of two operators or more."""
@@ -247,7 +249,7 @@ class Union:
         )
 
 
-def _summary(reasons: Sequence[str], most: int = 3) -> str:
-    distinct = list(dict.fromkeys(reasons))
-    more = f" and {len(distinct) - most} more" if len(distinct) > most else ""
-    return "; ".join(distinct[:most]) + more
+def _summary(reasons: Iterable[str], most: int = 3) -> str:
+    shown = list(reasons)
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return "; ".join(shown[:most]) + more

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tensorflow.core.framework import types_pb2
-from tensorflow.python.framework import op_def_registry
 
-from moirai_tf.graph.calls import Calls, compiled
+from moirai_tf.graph.calls import Calls, compiled, stateful_op
 from moirai_tf.graph.colocation import Union, class_names
 from moirai_tf.graph.graph import (
     CLIENT_OPS,
@@ -44,28 +43,27 @@ _STATEFUL_WITHOUT_EFFECT = frozenset({
 _DEADNESS_OPS = frozenset({"Switch", "RefSwitch", "Merge", "RefMerge", "Enter", "RefEnter"})
 
 
-def has_side_effect(
-    node: Any, functions: Mapping[str, Any], inside: frozenset[str] = frozenset()
-) -> bool:
+def has_side_effect(node: Any, functions: Mapping[str, Any], harmless: set[str]) -> bool:
     """Whether running a node can be seen by anything but its readers.
 
     Args:
       node: a `NodeDef`; one with functions does what they do.
       functions: function name -> `FunctionDef`.
-      inside: functions that are being asked already.
+      harmless: functions that are known to do nothing of the kind; more are added.
     """
-    named = (node.op, *(function.name for _, _, function in function_attrs(node)))
-    bodies = [name for name in named if name in functions]
-    if bodies:
-        return any(
-            has_side_effect(inner, functions, inside | {name})
-            for name in bodies
-            if name not in inside
-            for inner in functions[name].node_def
-        )
-    op_def = op_def_registry.get(node.op)
-    is_stateful = op_def is None or bool(op_def.is_stateful)
-    return is_stateful and node.op not in _STATEFUL_WITHOUT_EFFECT
+    seen: set[str] = set()
+    pending = [node]
+    while pending:
+        inner = pending.pop()
+        named = (inner.op, *(function.name for _, _, function in function_attrs(inner)))
+        bodies = {name for name in named if name in functions}
+        if not bodies and stateful_op(inner.op) and inner.op not in _STATEFUL_WITHOUT_EFFECT:
+            return True
+        new = bodies - seen - harmless
+        seen |= new
+        pending.extend(each for name in sorted(new) for each in functions[name].node_def)
+    harmless |= seen
+    return False
 
 
 def prune(graph: Graph) -> Graph:
@@ -78,8 +76,11 @@ def prune(graph: Graph) -> Graph:
     placed, not the one that is written.
     """
     carries_deadness = any(o.op in _DEADNESS_OPS for o in graph.operators)
+    harmless: set[str] = set()
     effects = frozenset(
-        i for i, o in enumerate(graph.operators) if has_side_effect(o.node, graph.functions)
+        i
+        for i, o in enumerate(graph.operators)
+        if has_side_effect(o.node, graph.functions, harmless)
     )
     orders = frozenset(range(len(graph))) if carries_deadness else effects
     waits: list[tuple[int, ...]] = []
