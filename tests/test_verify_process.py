@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.python.saved_model import loader_impl
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.rewrite.plan import Plan, PlanDevice
 from moirai_tf.verify import Finding, VerifyOptions, VerifyReport, check_report, verify
+from moirai_tf.verify.process import _groups
+from moirai_tf.verify.run import SessionModel
 from moirai_tf.verify.stand_in import stand_ins
 from tests.placements import place
+from tests.saved_models import save_function
 
 ZooDir = Callable[[str], Path]
 
@@ -134,3 +141,45 @@ def test_the_gravest_finding_comes_first() -> None:
         check_report(VerifyReport((), (), (), (), findings))
     assert "must not change what a model computes" in caught.value.why
     check_report(VerifyReport((), (), (), (), ()))
+
+
+@pytest.mark.parametrize(("held", "steps"), [("a constant", 1), ("a variable", 2), ("a table", 2)])
+def test_a_session_takes_no_step_for_nothing(
+    held: str, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph is read once; each step has TensorFlow copy all constants that it holds."""
+    weight = tf.constant([0.5, 1.5, 2.5])
+    variable = tf.Variable(weight)
+    table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(tf.constant([0, 1, 2]), weight), 0.0
+    )
+
+    @tf.function(input_signature=[tf.TensorSpec([3], tf.float32, "x")])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        if held == "a table":
+            return {"y": x * table.lookup(tf.range(3))}
+        return {"y": x * (weight if held == "a constant" else variable)}
+
+    objects = {"a variable": {"held": variable}, "a table": {"held": table}}.get(held, {})
+    path = save_function(tmp_path / "model", serve, **objects)
+    told: list[str] = []
+
+    def counted(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, **k: (told.append(name), real(*a, **k))[1])
+
+    counted(tf.compat.v1.Session, "run")
+    counted(loader_impl.SavedModelLoader, "load_graph")
+    model = SessionModel(path, ("serve",), "serving_default", ["/device:CPU:0"])
+    for grappler in (False, True):
+        outputs = model.run({"x": np.ones(3, np.float32)}, grappler=grappler).outputs
+        np.testing.assert_array_equal(outputs["y"], [0.5, 1.5, 2.5])
+    assert told == ["load_graph", *["run"] * (2 * steps)]
+
+
+def test_loaders_take_turns_where_a_graph_is_too_large_for_two_processes(tmp_path: Path) -> None:
+    options, devices = VerifyOptions(), {"/device:CPU:0": "/device:CPU:0"}
+    for size, processes in ((1 << 40, 1), (1, min(2, len(os.sched_getaffinity(0))))):
+        with (tmp_path / "saved_model.pb").open("wb") as file:
+            file.truncate(size)
+        assert len(_groups(tmp_path, devices, options)) == processes

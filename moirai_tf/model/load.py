@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +15,8 @@ from google.protobuf import text_format
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.framework import device as device_lib
 from tensorflow.python.saved_model import loader_impl
+from tensorflow.python.trackable.base import OBJECT_GRAPH_PROTO_KEY
+from tensorflow.python.training import py_checkpoint_reader
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.model.validate import tensor_names
@@ -106,18 +110,46 @@ class SessionGraph:
 
     def restore(self, session: Any) -> Mapping[str, Any]:
         """Gives a Session of the graph its variables and tables; returns the signatures."""
-        self._loader.restore_variables(session, self._imported[1])
-        self._loader.run_init_ops(session, self._tags)
-        found = self._loader.get_meta_graph_def_from_tags(self._tags)
-        signatures: Mapping[str, Any] = found.signature_def
-        return signatures
+        return _restored(self._loader, self._imported[1], session, self._tags)
 
 
 def load_in_session(directory: str | Path, session: Any, tags: Iterable[str]) -> Mapping[str, Any]:
     """Loads a SavedModel into a TF1 Session; returns its signatures."""
-    loader = loader_impl.SavedModelLoader(str(directory))
-    signatures: Mapping[str, Any] = loader.load(session, list(tags)).signature_def
+    loader, names = loader_impl.SavedModelLoader(str(directory)), list(tags)
+    saver, _ = loader.load_graph(session.graph, names)
+    return _restored(loader, saver, session, names)
+
+
+def _restored(loader: Any, saver: Any, session: Any, tags: list[str]) -> Mapping[str, Any]:
+    """Restores and initialises, each only if there is something to do.
+
+    For each step TensorFlow copies and optimises the whole graph, with all constants that it holds.
+    """
+    meta_graph = loader.get_meta_graph_def_from_tags(tags)
+    with session.graph.as_default():
+        init = loader_impl.get_init_op(meta_graph)
+    if saver is None or not _holds_nothing(loader.variables_path):
+        loader.restore_variables(session, saver)
+    if init is not None and (init.type != "NoOp" or init.control_inputs):
+        loader.run_init_ops(session, tags)
+    signatures: Mapping[str, Any] = meta_graph.signature_def
     return signatures
+
+
+def _holds_nothing(checkpoint: str) -> bool:
+    """Whether a checkpoint says only which objects the model has."""
+    if not Path(f"{checkpoint}.index").is_file():
+        return False
+    names = py_checkpoint_reader.NewCheckpointReader(checkpoint).get_variable_to_dtype_map()
+    return set(names) <= {OBJECT_GRAPH_PROTO_KEY}
+
+
+def give_memory_back() -> None:
+    """Frees what nobody holds: graphs are cycles, and the C library keeps memory that it gets."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def tensors(infos: Mapping[str, Any]) -> dict[str, str]:

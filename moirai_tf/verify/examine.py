@@ -5,7 +5,6 @@ TensorFlow fixes its logical devices when it starts, and keeps memory once taken
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,12 @@ from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import chosen_inputs
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.importer import import_graph
-from moirai_tf.model.load import all_dense, configure_logical_cpus, logical_cpus
+from moirai_tf.model.load import (
+    all_dense,
+    configure_logical_cpus,
+    give_memory_back,
+    logical_cpus,
+)
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
 from moirai_tf.progress import stage
 from moirai_tf.rewrite.directory import unplaced
@@ -79,6 +83,7 @@ def examined(
     with stage("read both models"):
         subject = _subject(original, placed, devices, options, work, cluster)
     configure_logical_cpus(logical_cpus(subject.devices.values()))
+    give_memory_back()
     found = _Found()
     for loader in subject.loaders:
         reason = subject.unsuited(loader)
@@ -253,7 +258,7 @@ def _examine_loader(subject: _Subject, loader: str, found: _Found) -> None:
     """Runs both models in every mode, one model loaded at a time, and compares."""
     with stage("run the original"):
         originals = _originals(subject, loader, found)
-    gc.collect()
+    give_memory_back()
     placed = subject.placed(loader)
     wrong: list[Finding] = []
     for grappler, original in originals.items():
@@ -261,7 +266,7 @@ def _examine_loader(subject: _Subject, loader: str, found: _Found) -> None:
             wrong += _examine_run(subject, loader, placed, original, found, grappler=grappler)
     wrong += _compare_batches(subject, loader, placed, found)
     del placed
-    gc.collect()
+    give_memory_back()
     if wrong:
         _check_repeatable(subject, loader, originals)
     found.findings.extend(wrong)

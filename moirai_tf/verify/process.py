@@ -11,6 +11,7 @@ from pathlib import Path
 
 from moirai_tf.cluster import Cluster, read_cluster
 from moirai_tf.errors import MoiraiError
+from moirai_tf.model.load import give_memory_back
 from moirai_tf.model.output import real_path
 from moirai_tf.model.saved_model import read_saved_model
 from moirai_tf.progress import stage
@@ -37,6 +38,8 @@ from moirai_tf.verify.stand_in import stand_ins_here
 
 _COPIES = 8
 """Of a model's weights that two processes may hold, their buffers and TensorFlow counted in."""
+_GRAPH_COPIES = 45
+"""The same of its graph and the constants in it, which TensorFlow's passes copy again and again."""
 _COMPARABLE = {
     "NVIDIA_TF32_OVERRIDE": "0",
     "TF_CUDNN_USE_AUTOTUNE": "0",
@@ -98,6 +101,7 @@ def inspect_placed(
     if not plan.placement:
         return VerifyReport((), (), (), (), tuple(static))
     devices = stand_ins_here(plan)
+    give_memory_back()
     child = Child(
         "verification",
         timeout_s=options.verify_timeout_s,
@@ -123,10 +127,16 @@ def _groups(
     others = tuple(loader for loader in options.loaders if loader != TF2)
     if SESSION not in others or TF2 not in options.loaders or len(os.sched_getaffinity(0)) < 2:
         return [options.loaders]
-    weights = sum(file.stat().st_size for file in original.glob("variables/*"))
-    if without_gpus(devices.values()) and _COPIES * weights < _available_bytes():
+    if without_gpus(devices.values()) and _needed_bytes(original) < _available_bytes():
         return [(TF2,), others]
     return [options.loaders]
+
+
+def _needed_bytes(original: Path) -> int:
+    """Memory that two processes may take that run a model at the same time."""
+    weights = sum(file.stat().st_size for file in original.glob("variables/*"))
+    graph = sum(file.stat().st_size for file in original.glob("saved_model.pb*"))
+    return _COPIES * weights + _GRAPH_COPIES * graph
 
 
 def _available_bytes() -> int:
