@@ -15,6 +15,7 @@ from moirai_tf.cost.gpu_peaks import BANDWIDTH_SHARE, LAUNCH_NS, TENSOR_SHARE, V
 from moirai_tf.cost.loops import trip_count
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import LOOPS
+from moirai_tf.graph.graphdef import to_graph_def
 from moirai_tf.model.saved_model import read_saved_model
 from tests.cost_cases import imported, index_of, saved, spec
 from tests.saved_models import save_graph
@@ -275,6 +276,19 @@ def test_keras_recurrent_layers_have_static_trips(zoo_dir):
     graph = imported(read_saved_model(zoo_dir("lstm")), batch_size=2)
     loops = [operator for operator in graph.operators if operator.op == "While"]
     assert {trip_count(graph, loop) for loop in loops} == {12}
+
+
+def test_functions_that_nothing_calls_are_left_out(zoo_dir):
+    """Keras 2 saves hundreds of them, which every value of a loop's inputs was once read with."""
+    graph = imported(read_saved_model(zoo_dir("cond")), batch_size=2)
+    (branch,) = (o for o in graph.operators if o.op == "If")
+    called = {branch.node.attr[name].func.name for name in ("then_branch", "else_branch")}
+    assert {f.signature.name for f in to_graph_def(graph).library.function} == called
+    assert called < {f.signature.name for f in graph.library.function}
+    alone = to_graph_def(graph, only={graph.inputs["x"]})
+    assert ([n.name for n in alone.node], len(alone.library.function)) == (
+        [graph.operators[graph.inputs["x"]].name], 0,
+    )  # fmt: skip
 
 
 def test_a_branch_costs_its_most_expensive_function(tmp_path):

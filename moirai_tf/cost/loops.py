@@ -37,12 +37,7 @@ def trip_count(graph: Graph, loop: Operator) -> int | None:
 
 def static_value(graph: Graph, ref: TensorRef) -> Fraction | None:
     """The number that constants and static shapes decide; None if it is none, or not finite."""
-    wanted = _ancestors(graph, ref.producer)
-    names = {graph.operators[i].name for i in wanted}
-    graph_def = to_graph_def(graph)
-    kept = [node for node in graph_def.node if node.name in names]
-    del graph_def.node[:]
-    graph_def.node.extend(kept)
+    graph_def = to_graph_def(graph, only=_ancestors(graph, ref.producer))
     with tf.Graph().as_default() as imported:
         tf.import_graph_def(graph_def, name="")
         name = f"{graph.operators[ref.producer].name}:{ref.port}"

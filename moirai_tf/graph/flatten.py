@@ -21,7 +21,7 @@ from moirai_tf.model.op_types import Outputs, definition, outputs_of
 from moirai_tf.model.validate import BACK_EDGE_SOURCES, function_attrs, input_node
 
 _MOST_NESTED = 200
-_MOST_OPERATORS = 10_000_000
+_MOST_OPERATORS = 2_000_000
 _ONE_OUTPUT = Outputs((0,), {})
 
 
@@ -140,8 +140,9 @@ class Flattener:
         if size > _MOST_OPERATORS:
             raise MoiraiError(
                 f"the signature has {size} operators once its calls are inlined",
-                why=f"TensorFlow would inline them as well; more than {_MOST_OPERATORS} cannot run",
-                fix="export the model with loops in the place of functions that call functions",
+                why=f"each takes some 6 KB of memory, and the limit is {_MOST_OPERATORS} operators",
+                fix="export the model with loops in the place of what is written or called again "
+                "and again",
             )
 
     def _size(self, node: Any, inside: tuple[str, ...]) -> int:

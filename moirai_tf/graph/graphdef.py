@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from tensorflow.core.framework import graph_pb2
@@ -11,6 +11,7 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.python.framework import dtypes
 
 from moirai_tf.graph.graph import MERGE_OPS, Graph, Operator, TensorRef
+from moirai_tf.model.validate import function_attrs
 
 _STALE = ("_class", "_output_shapes")
 """Attributes that do not hold under other names and for other input shapes."""
@@ -36,9 +37,13 @@ def keep_from_running(graph_def: Any) -> None:
 
 
 def to_graph_def(
-    graph: Graph, devices: Mapping[str, str] | None = None, *, known_feeds: bool = False
+    graph: Graph,
+    devices: Mapping[str, str] | None = None,
+    *,
+    known_feeds: bool = False,
+    only: Container[int] | None = None,
 ) -> Any:
-    """A `GraphDef` whose nodes are the operators, under their own names.
+    """A `GraphDef` whose nodes are the operators, under their own names, with what they call.
 
     The `_Retval` operators, which stand for the client, are left out; `fetches` names what they
     read. Loops' back edges are missing, as they are in the graph.
@@ -48,11 +53,12 @@ def to_graph_def(
       devices: operator -> device, or None to leave every device empty.
       known_feeds: replace placeholders by sources of the same static shape. Grappler forgets the
         shape of whatever it takes for a feed.
+      only: indices of the operators to take, with all that they depend on; None for all.
     """
     names = [o.name for o in graph.operators]
     graph_def = graph_pb2.GraphDef()
-    for operator in graph.operators:
-        if operator.op == "_Retval":
+    for i, operator in enumerate(graph.operators):
+        if operator.op == "_Retval" or (only is not None and i not in only):
             continue
         node = flat_node(
             graph_def, operator.node, operator.name, names, operator.inputs, operator.controls
@@ -63,7 +69,8 @@ def to_graph_def(
             set_shape(node, operator.outputs[0].shape)
             if known_feeds:
                 make_known(node)
-    _add_library(graph_def, graph.library)
+    if graph.library is not None:
+        graph_def.library.function.extend(called_functions(graph_def.node, graph.library))
     keep_from_running(graph_def)
     return graph_def
 
@@ -135,6 +142,15 @@ def meta_graph(graph_def: Any, fetched: Iterable[str]) -> Any:
     return meta
 
 
-def _add_library(graph_def: Any, library: Any) -> None:
-    if library is not None:
-        graph_def.library.CopyFrom(library)
+def called_functions(nodes: Iterable[Any], library: Any) -> list[Any]:
+    """The functions that nodes need, directly or inside others."""
+    functions = {f.signature.name: f for f in library.function}
+    found: dict[str, Any] = {}
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        for name in (node.op, *(f.name for _, _, f in function_attrs(node))):
+            if name in functions and name not in found:
+                found[name] = functions[name]
+                pending.extend(functions[name].node_def)
+    return [found[name] for name in sorted(found)]

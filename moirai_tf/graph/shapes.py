@@ -8,7 +8,7 @@ does a branch if all branches agree.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cache
 from typing import Any
 
@@ -20,7 +20,12 @@ from tensorflow.python.framework.errors_impl import OpError
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.flatten import FlatNode
 from moirai_tf.graph.graph import LOOPS, LOWERED_OPS, TensorSpec
-from moirai_tf.graph.graphdef import flat_node, keep_from_running, set_shape
+from moirai_tf.graph.graphdef import (
+    called_functions,
+    flat_node,
+    keep_from_running,
+    set_shape,
+)
 from moirai_tf.model.op_types import attr_of
 from moirai_tf.model.validate import function_attrs
 
@@ -120,7 +125,7 @@ def _graph_def(
         elif node.op == "LookupTableFindV2" and _gives_scalars(nodes, flat):
             types = {"SrcT": attr_of(node, "Tin").type, "DstT": attr_of(node, "Tout").type}
             _replace(node, "Cast", node.input[1:2], **types)
-    graph_def.library.function.extend(_called(graph_def.node, library))
+    graph_def.library.function.extend(called_functions(graph_def.node, library))
     keep_from_running(graph_def)
     return graph_def
 
@@ -185,20 +190,6 @@ def _agree(shapes: _Shapes, name: str) -> bool:
 
 def _alternative(name: str, k: int) -> str:
     return f"{name}/alternative_{k}"
-
-
-def _called(nodes: Iterable[Any], library: Any) -> list[Any]:
-    """The functions that nodes need, directly or inside others."""
-    functions = {f.signature.name: f for f in library.function}
-    found: dict[str, Any] = {}
-    pending = list(nodes)
-    while pending:
-        node = pending.pop()
-        for name in (node.op, *(f.name for _, _, f in function_attrs(node))):
-            if name in functions and name not in found:
-                found[name] = functions[name]
-                pending.extend(functions[name].node_def)
-    return [found[name] for name in sorted(found)]
 
 
 def _sizes(shape: Any) -> tuple[int, ...] | None:
