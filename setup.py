@@ -69,6 +69,7 @@ setup(
             "pytest-xdist>=3.8",
             "tensorflow-serving-api>=2.18,<2.22",
             "tensorflow-text>=2.18,<2.22",
+            "tf-keras>=2.18,<2.22",
             "tf2onnx>=1.17",
             "tritonclient>=2.50",
         ],

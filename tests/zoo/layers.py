@@ -65,6 +65,22 @@ def _conv_net() -> keras.Model:
     return keras.Model(images, layers.Dense(10, activation="softmax")(x))
 
 
+def _build_keras_2(path: Path) -> None:
+    """Of each LSTM and GRU Keras 2 saves a function for every kind of device."""
+    import tf_keras  # Here, so that other models can be built where it is missing.
+
+    tf_keras.backend.clear_session()
+    tokens = tf_keras.Input((_LENGTH,), dtype="int32", name="tokens")
+    x = tf_keras.layers.Embedding(_VOCABULARY, 16, mask_zero=True)(tokens)
+    recurrent = tf_keras.layers.LSTM(12, return_sequences=True)
+    x = tf_keras.layers.Bidirectional(recurrent)(x)
+    *_, state = tf_keras.layers.LSTM(8, return_sequences=True, return_state=True)(x)
+    x = tf_keras.layers.GRU(8)(x, initial_state=state)
+    model = tf_keras.Model(tokens, tf_keras.layers.Dense(5, activation="softmax")(x))
+    entry.randomise(model.variables)
+    model.save(path, save_format="tf")
+
+
 def _mixed_precision() -> keras.Model:
     policy = "mixed_bfloat16"
     images = x = keras.Input((32, 32, 3), name="images")
@@ -113,6 +129,12 @@ ENTRIES = {
         _build(_lstm),
         {"tokens": entry.ids(_LENGTH, size=_VOCABULARY)},
         note="three LSTMs, each a While; two of them side by side",
+    ),
+    "keras_2": entry.ZooEntry(
+        _build_keras_2,
+        {"tokens": entry.ids(_LENGTH, size=_VOCABULARY)},
+        note="recurrent layers of Keras 2: calls with several implementations, which stay calls",
+        small=False,
     ),
     "conv_net_export": entry.ZooEntry(
         _build(_conv_net), {"images": _IMAGES}, note="convolutions, saved by Keras export"
