@@ -94,31 +94,11 @@ class Settings:
 
 def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings) -> list[Row]:
     """Profiles, places and measures one model on one cluster."""
-    known = MODELS[name]
-    has_gpus = any(device.type == "GPU" for device in cluster.devices)
-    own_size = known.gpu_batch_size if has_gpus else known.batch_size
-    batch_size = settings.batch_size or own_size
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
-        pipeline = default_pipeline(
-            batch_size=batch_size,
-            input_shapes=known.input_shapes(batch_size),
-            output_dir=str(work / BEST),
-            repeats=settings.profile_repeats,
-            warmup=3,
-            time_limit_s=settings.time_limit_s,
-            split=settings.split,
-        )
-        pipeline = pipeline if settings.verify else pipeline.without("verify")
-        undivided = []
-
-        def keep_undivided(step: Pass, item: MoiraiItem) -> None:
-            if step.name == "place":
-                undivided.append(item)
-
-        item = pipeline.run(MoiraiItem(model, cluster), keep_undivided)
-        predicted = _written(item, undivided[0], cluster, work)
-        predicted |= _published(undivided[0], cluster, work, settings)
+        item, undivided = _placed(name, model, cluster, settings, work / BEST)
+        predicted = _written(item, undivided, cluster, work)
+        predicted |= _published(undivided, cluster, work, settings)
         placed = read_placed([work / BEST])
         signature = read_signature(model, placed)
         inputs = generate_inputs(signature.graph)
@@ -152,6 +132,33 @@ def rows(name: str, model: Path, kind: str, cluster: Cluster, settings: Settings
         )
         for plan in predicted
     ]
+
+
+def _placed(
+    name: str, model: Path, cluster: Cluster, settings: Settings, output: Path
+) -> tuple[MoiraiItem, MoiraiItem]:
+    """What the whole pipeline made, and what its placement was before the batch was divided."""
+    known = MODELS[name]
+    has_gpus = any(device.type == "GPU" for device in cluster.devices)
+    own_size = known.gpu_batch_size if has_gpus else known.batch_size
+    batch_size = settings.batch_size or own_size
+    pipeline = default_pipeline(
+        batch_size=batch_size,
+        input_shapes=known.input_shapes(batch_size),
+        output_dir=str(output),
+        repeats=settings.profile_repeats,
+        warmup=3,
+        time_limit_s=settings.time_limit_s,
+        split=settings.split,
+    )
+    pipeline = pipeline if settings.verify else pipeline.without("verify")
+    undivided = []
+
+    def keep_undivided(step: Pass, item: MoiraiItem) -> None:
+        if step.name == "place":
+            undivided.append(item)
+
+    return pipeline.run(MoiraiItem(model, cluster), keep_undivided), undivided[0]
 
 
 def _shares(item: MoiraiItem) -> str:

@@ -27,8 +27,8 @@ from moirai_tf.options import option
 from moirai_tf.pipeline import MoiraiItem, Pass, Pipeline, configured, need
 from moirai_tf.placement import json_text, schedule_to_json, solve
 from moirai_tf.placement.objective import LATENCY
-from moirai_tf.placement.place import PlaceOptions, Wishes, tell_progress
 from moirai_tf.placement.schedule import planned_orders
+from moirai_tf.placement.solve import PlaceOptions, Wishes, tell_progress
 from moirai_tf.progress import stage
 from moirai_tf.rewrite.directory import stage_placed, unplaced
 from moirai_tf.rewrite.kept_order import Order, plan_order

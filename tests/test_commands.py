@@ -134,8 +134,11 @@ def test_a_stray_argument_is_refused() -> None:
     assert "unexpected argument 'model'" in done.stdout + done.stderr
 
 
-def test_profile_optimize_verify_bench_remap_strip(zoo_dir: ZooDir, tmp_path: Path) -> None:
-    model, cluster, costs = zoo_dir("ensemble"), tmp_path / "c.yaml", tmp_path / "costs.json"
+@pytest.fixture(scope="module")
+def placed(zoo_dir: ZooDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the zoo that `profile` measured and `optimize` placed."""
+    folder = tmp_path_factory.mktemp("placed")
+    model, cluster, costs = zoo_dir("ensemble"), folder / "c.yaml", folder / "costs.json"
     write_cluster(logical_cluster(2), cluster)
     where = (f"--saved_model_dir={model}", f"--cluster={cluster}", "--batch_size=64")
 
@@ -143,12 +146,16 @@ def test_profile_optimize_verify_bench_remap_strip(zoo_dir: ZooDir, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert read_table(costs).devices
 
-    placed = tmp_path / "placed"
+    placed = folder / "placed"
     done = run("optimize", *where, f"--costs={costs}", f"--output_dir={placed}", "--solver=heft")
     assert done.returncode == 0, done.stderr
     assert "verified    ok" in done.stdout
     assert "where the time went" not in done.stdout
+    return placed
 
+
+def test_verify_and_bench_a_placed_model(placed: Path, zoo_dir: ZooDir, tmp_path: Path) -> None:
+    model = zoo_dir("ensemble")
     done = run("verify", f"--saved_model_dir={model}", f"--placed_dir={placed}")
     assert done.returncode == 0, done.stderr
     assert "ok" in done.stdout
@@ -162,6 +169,8 @@ def test_profile_optimize_verify_bench_remap_strip(zoo_dir: ZooDir, tmp_path: Pa
     assert f"trace: {trace}" in done.stdout
     assert json.loads(trace.read_text())["traceEvents"]
 
+
+def test_export_a_placed_model(placed: Path, tmp_path: Path) -> None:
     base = tmp_path / "models" / "voter"
     done = run("export_serving", f"--placed_dir={placed}", f"--base_path={base}", "--version=3")
     assert done.returncode == 0, done.stderr
@@ -174,6 +183,8 @@ def test_profile_optimize_verify_bench_remap_strip(zoo_dir: ZooDir, tmp_path: Pa
     assert "nodes by name (100%)" in done.stdout
     assert (exported / "parts" / "part_000.onnx").is_file()
 
+
+def test_remap_and_strip_a_placed_model(placed: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     swap = ("--device=/device:CPU:0=/device:CPU:1", "--device=/device:CPU:1=/device:CPU:0")
     done = run("remap", f"--placed_dir={placed}", f"--output_dir={moved}", *swap)

@@ -64,6 +64,13 @@ def logs(version: Path) -> list[Any]:
     return [prediction_log_pb2.PredictionLog.FromString(record) for record in records]
 
 
+def flags_given(script: Path, *more: str) -> list[str]:
+    """What the script hands to the server, called with more arguments."""
+    server = "tensorflow_model_server() { printf '%s\\n' \"$@\"; }\n"
+    command = ["sh", "-c", server + script.read_text().replace("exec ", ""), "serve", *more]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
 def fed(request: Any) -> dict[str, np.ndarray]:
     return {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
 
@@ -149,12 +156,7 @@ def test_files_are_those_of_the_server(zoo_dir: ZooDir, tmp_path: Path) -> None:
     assert command == list(third.flags)
     assert "--tensorflow_inter_op_parallelism=3" in command
     assert "--enable_per_model_batching_parameters=true" in command
-    shown = subprocess.run(
-        ["sh", "-c", "tensorflow_model_server() { printf '%s\\n' \"$@\"; }\n"
-         + (models / "serve.sh").read_text().replace("exec ", ""), "serve", "--port=1"],
-        capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    assert shown[2:] == [*third.flags, "--port=1"]
+    assert flags_given(models / "serve.sh", "--port=1")[2:] == [*third.flags, "--port=1"]
     requests = [log.predict_log.request for log in logs(first.directory)]
     assert {r.model_spec.signature_name for r in requests} == {"encode", "serving_default"}
     assert {len(fed(r)["x"]) for r in requests} == {1, 2, 4, 6}
@@ -387,13 +389,12 @@ def test_options_that_no_server_takes(
 def test_the_way_back(zoo_dir: ZooDir, tmp_path: Path) -> None:
     """A version without the plan is the next version: the same graph, with its old devices."""
     place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1)
-    done = export_serving(tmp_path / "placed", tmp_path / "models" / "m")
-    strip(done.directory, tmp_path / "models" / "m" / "2")
-    assert proto_of(tmp_path / "models" / "m" / "2") == proto_of(zoo_dir("two_signatures"))
-    config = parsed(tmp_path / "models" / "session_config.pbtxt", config_pb2.ConfigProto())
-    (request, *_) = [log.predict_log.request for log in logs(tmp_path / "models" / "m" / "2")]
+    base = tmp_path / "models" / "m"
+    done = export_serving(tmp_path / "placed", base)
+    strip(done.directory, base / "2")
+    assert proto_of(base / "2") == proto_of(zoo_dir("two_signatures"))
+    config = parsed(base.parent / "session_config.pbtxt", config_pb2.ConfigProto())
+    (request, *_) = [log.predict_log.request for log in logs(base / "2")]
     arguments = ("serve",), "serving_default", fed(request), config
-    served: Sequence[CRun] = [
-        run_saved_model(tmp_path / "models" / "m" / version, *arguments) for version in "12"
-    ]
+    served: Sequence[CRun] = [run_saved_model(base / v, *arguments) for v in "12"]
     np.testing.assert_array_equal(served[0].outputs["logits"], served[1].outputs["logits"])

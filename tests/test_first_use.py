@@ -14,7 +14,7 @@ import pytest
 
 import moirai_tf
 from moirai_tf.placement import clock
-from moirai_tf.placement.deadline import Deadline, OutOfTimeError
+from moirai_tf.placement.clock import Deadline, OutOfTimeError
 
 ROOT = Path(__file__).resolve().parents[1]
 

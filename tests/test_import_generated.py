@@ -29,12 +29,8 @@ INPUTS = {"x": np.linspace(-1.0, 1.0, 8, dtype=np.float32).reshape(2, 4)}
 Step = Callable[[Any], Any]
 
 
-def _program(rng: random.Random, folder: Path) -> Path:
-    """A saved model whose functions call one another up to three deep."""
-    table = tf.lookup.StaticHashTable(
-        tf.lookup.KeyValueTensorInitializer(tf.constant([0, 1]), tf.constant([1.5, 2.5])), 0.5
-    )
-    v = tf.Variable(1.25)
+def _steps(rng: random.Random, table: Any, v: tf.Variable) -> list[Step]:
+    """What functions are made of: resources, control flow, state, chance."""
 
     def look(x: Any) -> Any:
         return x * table.lookup(tf.cast(x, tf.int32))
@@ -57,7 +53,16 @@ def _program(rng: random.Random, folder: Path) -> Path:
     def noise(x: Any) -> Any:
         return x + tf.random.uniform([2, 4], seed=3)
 
-    simple: list[Step] = [tf.sin, look, count, loop, branch, noise, lambda x: x * v]
+    return [tf.sin, look, count, loop, branch, noise, lambda x: x * v]
+
+
+def _program(rng: random.Random, folder: Path) -> Path:
+    """A saved model whose functions call one another up to three deep."""
+    table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(tf.constant([0, 1]), tf.constant([1.5, 2.5])), 0.5
+    )
+    v = tf.Variable(1.25)
+    simple = _steps(rng, table, v)
 
     def function(depth: int) -> Step:
         steps = [rng.choice(simple) for _ in range(rng.randrange(1, 4))]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moirai_tf.placement import Device, Operator, Problem, SolveOptions, Tensor, check, solve
-from moirai_tf.placement.deadline import Deadline, OutOfTimeError
+from moirai_tf.placement.clock import Deadline, OutOfTimeError
 from moirai_tf.placement.exact.blocks import cut
 from moirai_tf.placement.exact.blocks.block import NEVER, split
 from moirai_tf.placement.exact.blocks.block_pool import (
@@ -97,8 +97,8 @@ def every_column(problem: Problem) -> BlockPool:
     for (kind, _, _), allowed in pool.arcs.items():
         data = pool.kinds[kind].data
         free = np.zeros_like(data.compute)
-        devices, ticks, count = enumerate_block(data, allowed, free, 1000, 1000, 100_000)
-        assert count == len(ticks)
+        devices, ticks, whole = enumerate_block(data, allowed, free, 1000, 1000, 100_000)
+        assert whole
         for row, time in zip(devices.tolist(), ticks.tolist(), strict=True):
             pool.add(kind, time, row)
     return pool

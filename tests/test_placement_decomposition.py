@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moirai_tf.placement import Problem, SolveOptions, check, solve
-from moirai_tf.placement.deadline import Deadline
+from moirai_tf.placement.clock import Deadline
 from moirai_tf.placement.exact.blocks.block import NEVER, split
 from moirai_tf.placement.exact.blocks.block_pool import BlockPool, PricedArcs, Prices
 from moirai_tf.placement.exact.blocks.cut import clean_cuts, cut_at

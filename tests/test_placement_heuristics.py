@@ -10,6 +10,7 @@ from hypothesis import given, settings
 
 from moirai_tf.placement import Device, Problem, Schedule, SolveOptions, check, solve
 from moirai_tf.placement.bound.packing import InfeasibleError, Packing, Reservation, pack, shortage
+from moirai_tf.placement.clock import Deadline, OutOfTimeError
 from moirai_tf.placement.construct import (
     etf,
     getf,
@@ -21,7 +22,6 @@ from moirai_tf.placement.construct import (
     single_devices,
 )
 from moirai_tf.placement.construct.heft import upward_ranks
-from moirai_tf.placement.deadline import Deadline, OutOfTimeError
 from moirai_tf.placement.exact.milp.backends import Limits
 from tests.placement_brute_force import assignments
 from tests.placement_cases import layered, problem_of, problems

@@ -29,8 +29,8 @@ from moirai_tf.placement.blackboard import Search
 from moirai_tf.placement.bound.packing import InfeasibleError, pack
 from moirai_tf.placement.bound.paths import Bound
 from moirai_tf.placement.bound.relaxation import priced_work, relax_loads
+from moirai_tf.placement.clock import Deadline
 from moirai_tf.placement.construct import heuristics
-from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.exact.milp.backends import Limits
 from moirai_tf.placement.exact.milp.loads import build_loads, size_estimate
 from moirai_tf.placement.improve.local_search import LocalSearch

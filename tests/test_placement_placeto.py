@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from moirai_tf.placement import Result, SolveOptions, check, solve
-from moirai_tf.placement.learned.placeto import groups_of
-from moirai_tf.placement.learned.policy import Neighbours, Policy
+from moirai_tf.placement.construct.placeto import groups_of
+from moirai_tf.placement.construct.placeto_policy import Neighbours, Policy
 from tests.placement_cases import layered, problem_of
 
 

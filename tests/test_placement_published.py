@@ -8,11 +8,10 @@ import pytest
 
 from moirai_tf.placement import Device, Problem, Schedule, SolveOptions, Tensor, check, solve
 from moirai_tf.placement.bound.packing import Packing, pack
+from moirai_tf.placement.clock import Deadline, OutOfTimeError
 from moirai_tf.placement.construct import etf, getf, m_etf, m_sct
-from moirai_tf.placement.construct.co_place import co_placed
 from moirai_tf.placement.construct.getf import Machines, machines_of, work_ns
-from moirai_tf.placement.construct.m_sct import WaitingClock, favourites
-from moirai_tf.placement.deadline import Deadline, OutOfTimeError
+from moirai_tf.placement.construct.m_sct import WaitingClock, co_placed, favourites
 from moirai_tf.placement.exact.milp.backends import Limits
 from moirai_tf.placement.solve import make
 from tests.placement_cases import layered, problem_of

@@ -19,7 +19,7 @@ from moirai_tf.placement import (
     solve,
 )
 from moirai_tf.placement.bound.packing import InfeasibleError
-from moirai_tf.placement.deadline import OutOfTimeError
+from moirai_tf.placement.clock import OutOfTimeError
 from moirai_tf.placement.evaluate.events import order_by_start
 from moirai_tf.placement.problem import NONE
 from moirai_tf.placement.solve import make

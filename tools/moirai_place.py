@@ -22,7 +22,7 @@ from moirai_tf.graph.options import ImportOptions
 from moirai_tf.pipeline import MoiraiItem, Pipeline, need
 from moirai_tf.placement import Problem, Result, read_problem, write_schedule
 from moirai_tf.placement.objective import LATENCY
-from moirai_tf.placement.place import PlaceOptions
+from moirai_tf.placement.solve import PlaceOptions
 
 from . import _flags
 

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from moirai_tf.bench.guard import remove_groups
 from moirai_tf.bench.worker_limits import (
     MIN_SHARE,
     Controller,
+    Group,
     choose_cores,
     find_controllers,
     make_group,
@@ -114,29 +115,13 @@ def local_cluster(
     memory = tuple(memory_bytes) if memory_bytes is not None else (None,) * len(shares)
     _check(shares, memory, threads)
     chosen = choose_cores(shares, cores)
-    limits: dict[str, tuple[float | None, ...]] = {
-        "cpu": tuple(share if share < 1 else None for share in shares),
-        "memory": memory,
-    }
-    controllers = find_controllers([name for name in limits if set(limits[name]) != {None}])
+    quotas = tuple(share if share < 1 else None for share in shares)
     with contextlib.ExitStack() as stack:
         addresses = [f"localhost:{stack.enter_context(reserved_port())}" for _ in shares]
-        guard = stack.enter_context(guarded(controllers))
-        groups = [
-            (make_group(controller, guard.pid, task), limit)
-            for controller in controllers
-            for task, limit in enumerate(limits[controller.name])
-            if limit is not None
-        ]
+        guard, groups = _guarded_groups({"cpu": quotas, "memory": memory}, stack)
+        every = {"addresses": addresses, "threads": threads, "environment": {}}
         specs = [
-            {
-                "addresses": addresses,
-                "task": task,
-                "core": core,
-                "threads": threads,
-                "environment": {},
-                "cgroups": [str(group.directory) for group, _ in groups if group.task == task],
-            }
+            {**every, "task": task, "core": core, "cgroups": _directories(groups, task)}
             for task, core in enumerate(chosen)
         ]
         with stage(f"wait for {len(specs)} workers to get ready"):
@@ -160,6 +145,29 @@ def _check(shares: Sequence[float], memory: Sequence[int | None], threads: int) 
         raise _fault(f"the capacities of memory {[*memory]} are not all positive")
     if threads < 1:
         raise _fault(f"{threads} threads are none")
+
+
+def _guarded_groups(
+    limits: Mapping[str, Sequence[float | None]], stack: contextlib.ExitStack
+) -> tuple[subprocess.Popen[bytes], list[tuple[Group, float]]]:
+    """A guard that the stack ends, and the control groups of tasks that have a limit, with it.
+
+    Args:
+      limits: for each kind of controller one per task, None for none.
+      stack: ends the guard.
+    """
+    controllers = find_controllers([name for name, of in limits.items() if set(of) != {None}])
+    guard = stack.enter_context(guarded(controllers))
+    return guard, [
+        (make_group(controller, guard.pid, task), limit)
+        for controller in controllers
+        for task, limit in enumerate(limits[controller.name])
+        if limit is not None
+    ]
+
+
+def _directories(groups: Sequence[tuple[Group, float]], task: int) -> list[str]:
+    return [str(group.directory) for group, _ in groups if group.task == task]
 
 
 @contextlib.contextmanager

@@ -43,21 +43,13 @@ def build_problem(
       MoiraiError: the table is stale: made for another model, other shapes or other devices.
     """
     table.require_fit(coarse.fine, cluster)
-    costs = fused_costs(coarse, table)
     links = links_of(cluster, table.links)
     memories = HostMemories(coarse.fine)
     transfer_times = _transfer_times(coarse, cluster, memories, links)
     return placement.Problem(
         name=coarse.fine.signature,
         devices=tuple(placement.Device(d.name, d.memory_bytes) for d in cluster.devices),
-        operators=tuple(
-            placement.Operator(
-                fused.name,
-                _compute_ns(fused, cluster, costs, memories, links),
-                costs.memory_bytes(i, fused),
-            )
-            for i, fused in enumerate(coarse.operators)
-        ),
+        operators=_operators(coarse, cluster, fused_costs(coarse, table), memories, links),
         tensors=tuple(
             placement.Tensor(tensor.producer, tensor.consumers, time_ns)
             for tensor, time_ns in zip(coarse.tensors, transfer_times, strict=True)
@@ -109,6 +101,24 @@ def _transfer_times(
 def tensor_bytes(tensor: CoarseTensor) -> int:
     """What a transfer of it moves: nothing for a control dependency."""
     return tensor.nbytes if tensor.source.port >= 0 else 0
+
+
+def _operators(
+    coarse: CoarseGraph,
+    cluster: Cluster,
+    costs: FusedCosts,
+    memories: HostMemories,
+    links: Links,
+) -> tuple[placement.Operator, ...]:
+    """Every fused operator with its times and its memory."""
+    return tuple(
+        placement.Operator(
+            fused.name,
+            _compute_ns(fused, cluster, costs, memories, links),
+            costs.memory_bytes(i, fused),
+        )
+        for i, fused in enumerate(coarse.operators)
+    )
 
 
 def _compute_ns(

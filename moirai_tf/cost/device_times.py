@@ -83,28 +83,32 @@ def measure_devices(
       MoiraiError: a worker is missing or dies, the model cannot run there, or a GPU does not tell
         what its kernels took.
     """
-    graph = coarse.fine
     subject = _TimedModel(model, coarse, cluster, inputs, repeats, warmup)
-    found: dict[str, tuple[list[int | None], Measurement]] = {}
+    by_pair = links_of(cluster, links)
+    return {
+        device: _measured(subject, device, step_cost.total_ns(cluster.client, [device]), by_pair)
+        for device in devices
+    }
+
+
+def _measured(
+    subject: _TimedModel, device: str, fixed_ns: int, links: Links
+) -> tuple[list[int | None], Measurement]:
+    """`measure_devices` for one device, where so much of a step is fixed."""
+    graph, cluster = subject.graph, subject.cluster
     short = short_devices(d.name for d in cluster.devices)
-    for device in devices:
-        with stage(f"time the operators on {short[device]}"):
-            shown, traced = _shown(subject, layouts(coarse, cluster, device))
-        fixed_ns = step_cost.total_ns(cluster.client, [device])
-        by_pair, host = links_of(cluster, links), host_of(cluster, device)
-        moved_ns = _moved_ns(graph, shown[0], host, by_pair)
-        measurement = _measurement(traced, fixed_ns, moved_ns)
-        times, measurement = (
-            gpu_times(graph, shown, traced, measurement, host, by_pair)
-            if gpu_index(device) is not None
-            else _calibrated(graph, shown, traced, measurement)
-        )
-        timed = {name for layout in shown for name, d in layout.placement.items() if d == device}
-        found[device] = (
-            [ns if o.name in timed else None for o, ns in zip(graph.operators, times, strict=True)],
-            measurement,
-        )
-    return found
+    with stage(f"time the operators on {short[device]}"):
+        shown, traced = _shown(subject, layouts(subject.coarse, cluster, device))
+    host = host_of(cluster, device)
+    measurement = _measurement(traced, fixed_ns, _moved_ns(graph, shown[0], host, links))
+    times, measurement = (
+        gpu_times(graph, shown, traced, measurement, host, links)
+        if gpu_index(device) is not None
+        else _calibrated(graph, shown, traced, measurement)
+    )
+    timed = {name for layout in shown for name, d in layout.placement.items() if d == device}
+    named = zip(graph.operators, times, strict=True)
+    return [ns if o.name in timed else None for o, ns in named], measurement
 
 
 def _shown(

@@ -56,19 +56,11 @@ def gpu_times(
     Raises:
       MoiraiError: kernels are not on record.
     """
-    device = shown[0].device
     memories = HostMemories(graph)
     kernels = own_ns(graph, shown, [found.kernel_ns for found in traced])
-    waits = own_ns(graph, shown, [found.wait_ns for found in traced])
-    launched = (kernels > 0) | (waits > 0)
-    # What a tensor takes that changes memory within the GPU is charged with the links' times.
-    copies = [
-        memories.copies_ns(i, device, host, links) if waits[i] else 0 for i in range(len(graph))
-    ]
-    waits = np.maximum(0.0, waits - np.array(copies, dtype=float))
+    traced_waits = own_ns(graph, shown, [found.wait_ns for found in traced])
+    waits = _own_waits(traced_waits, memories, shown[0], host, links)
     rest_ns, scale = 0.0, 1.0
-    if not shown[0].whole:  # a piece also waits for the devices that hold the rest
-        waits = np.minimum(waits, _LONGEST_LAUNCH_NS)
     if shown[0].whole:
         busy_ns = measurement.latency_ns - measurement.fixed_ns - measurement.moved_ns
         left_ns = busy_ns - float(kernels.sum())
@@ -81,13 +73,26 @@ def gpu_times(
         scale=round(scale, 4),
         fixed_ns=max(0, measurement.fixed_ns + round(rest_ns)),
     )
+    launched = (kernels > 0) | (traced_waits > 0)
     computed = launched & _computing(graph, memories)
-    unseen = int(np.count_nonzero(computed & (kernels == 0)))
-    most = _LEAST_ATTRIBUTED * (rest_ns + found.attributed_ns)
-    unexplained = rest_ns > max(_LARGEST_REST_NS, most) and 2 * unseen > computed.sum()
-    if (computed.any() and not found.stream_ns) or unexplained:
-        raise _unseen(device, found, rest_ns, unseen)
+    unseen = computed & (kernels == 0)
+    _require_seen(shown[0].device, found, rest_ns, int(unseen.sum()), int(computed.sum()))
     return [round(float(ns)) for ns in kernels + scale * waits], found
+
+
+def _own_waits(
+    waits: npt.NDArray[Any], memories: HostMemories, layout: Layout, host: str, links: Links
+) -> npt.NDArray[Any]:
+    """Waits without what a tensor takes that changes memory within the GPU: links' times count it.
+
+    A piece of a model also waits for the devices that hold the rest; only a launch is its own.
+    """
+    copies = [
+        memories.copies_ns(i, layout.device, host, links) if wait else 0
+        for i, wait in enumerate(waits)
+    ]
+    own = np.maximum(0.0, waits - np.array(copies, dtype=float))
+    return own if layout.whole else np.minimum(own, _LONGEST_LAUNCH_NS)
 
 
 def _computing(graph: Graph, memories: HostMemories) -> npt.NDArray[Any]:
@@ -99,11 +104,18 @@ def _computing(graph: Graph, memories: HostMemories) -> npt.NDArray[Any]:
     ])  # fmt: skip
 
 
-def _unseen(device: str, found: Measurement, rest_ns: float, unseen: int) -> MoiraiError:
+def _require_seen(
+    device: str, found: Measurement, rest_ns: float, unseen: int, computed: int
+) -> None:
+    """Refuses a profile in which operators computed and most of a step is in no kernel's record."""
+    most = _LEAST_ATTRIBUTED * (rest_ns + found.attributed_ns)
+    unexplained = rest_ns > max(_LARGEST_REST_NS, most) and 2 * unseen > computed
+    if not unexplained and (found.stream_ns or not computed):
+        return
     recorded = f"kernels of {found.stream_ns / 1e6:.3f} ms" if found.stream_ns else "no kernel"
     seen = f"{recorded} on record, and {unseen} operators that computed without one"
     whole_ms = (rest_ns + found.attributed_ns) / 1e6
-    return MoiraiError(
+    raise MoiraiError(
         f"the profile of {device!r} explains {found.attributed_ns / 1e6:.3f} of {whole_ms:.3f} ms "
         f"of a step: {seen}",
         why="kernels run after their launch; without records of them nobody knows which took long",

@@ -109,9 +109,13 @@ def export_serving(
     model = read_saved_model(placed_dir)
     files.check_servable(str(placed_dir), plan)
     check_apart(model.path, base)
-    original = unplaced(model)
+    return _write(model, plan, base, options, _rehearsed(model, plan, base, options))
+
+
+def _rehearsed(model: SavedModel, plan: Plan, base: Path, options: ServingOptions) -> _Content:
+    """Requests that were run here as the server will, and what they tell of batches."""
     server = _server(base, plan, options)
-    trials, notes = _trials(original, plan, base.name, options)
+    trials, notes = _trials(unplaced(model), plan, base.name, options)
     own = [Request(_OWN, None, log) for log in read_requests(model.path)]
     rehearsal = rehearse(
         real_path(model.path), plan, server.session, [*own, *trials], options.export_timeout_s
@@ -126,7 +130,7 @@ def export_serving(
     if not sizes:
         notes.append(f"the server merges no requests: {reason}")
         kept = [r for r in kept if r.rows in (None, _planned_rows(trials, plan))]
-    return _write(model, plan, base, options, _Content(tuple(kept), tuple(sizes), tuple(notes)))
+    return _Content(tuple(kept), tuple(sizes), tuple(notes))
 
 
 @dataclass(frozen=True)

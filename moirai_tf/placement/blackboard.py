@@ -11,8 +11,8 @@ from typing import Protocol
 from moirai_tf.placement.bound.packing import Packing
 from moirai_tf.placement.bound.paths import Bound, round_up
 from moirai_tf.placement.check import check
+from moirai_tf.placement.clock import Deadline
 from moirai_tf.placement.construct.single import OneDevice
-from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.exact.milp.backends import Limits
 from moirai_tf.placement.objective import LATENCY, MAKESPAN, THROUGHPUT, Objective, bottleneck_ns
 from moirai_tf.placement.problem import Problem

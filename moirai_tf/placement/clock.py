@@ -1,4 +1,4 @@
-"""Seconds that a search had: this process's clock, which stands still while code is compiled."""
+"""The time limit: deadlines by a clock of this process that stands still while code is compiled."""
 
 from __future__ import annotations
 
@@ -32,3 +32,46 @@ def stopped() -> Iterator[None]:
             _inside -= 1
             if _inside == 0:
                 _lost_s += time.monotonic() - _stopped_at_s
+
+
+class OutOfTimeError(Exception):
+    """The time limit passed inside a long loop; what was offered before stands."""
+
+
+class Deadline:
+    """Counts from its making; compiling takes none of the time."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._began = now_s()
+        self._limit_s = limit_s
+
+    @property
+    def limit_s(self) -> float:
+        """Seconds from the start to the end."""
+        return self._limit_s
+
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return now_s() - self._began
+
+    def remaining_s(self) -> float:
+        """Seconds left, at least 0."""
+        return max(0.0, self._limit_s - self.elapsed_s())
+
+    def check(self) -> None:
+        """Raises OutOfTimeError when no time is left."""
+        if self.elapsed_s() >= self._limit_s:
+            raise OutOfTimeError
+
+    @contextmanager
+    def limited(self, share: float) -> Iterator[None]:
+        """Inside, only a share of what is left is left; when that is over, the block ends."""
+        whole_s = self._limit_s
+        self._limit_s = self.elapsed_s() + share * self.remaining_s()
+        try:
+            yield
+        except OutOfTimeError:
+            if self.elapsed_s() >= whole_s:
+                raise
+        finally:
+            self._limit_s = whole_s

@@ -1,8 +1,9 @@
-"""`solve(problem, options) -> Result`: one entrance to every strategy."""
+"""`solve(problem, options) -> Result`: one entrance to every strategy, with a user's wishes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -12,8 +13,9 @@ from moirai_tf.placement.blackboard import Episode, Incumbent, Made, Progress, S
 from moirai_tf.placement.bound import paths
 from moirai_tf.placement.bound.packing import InfeasibleError, pack
 from moirai_tf.placement.check import check
+from moirai_tf.placement.clock import Deadline, OutOfTimeError
+from moirai_tf.placement.constraints import Limit, restrict
 from moirai_tf.placement.construct import single
-from moirai_tf.placement.deadline import Deadline, OutOfTimeError
 from moirai_tf.placement.evaluate.events import simulate
 from moirai_tf.placement.exact.milp.backends import Limits
 from moirai_tf.placement.objective import (
@@ -24,7 +26,7 @@ from moirai_tf.placement.objective import (
     objective_of,
 )
 from moirai_tf.placement.portfolio import STRATEGIES, strategy_for
-from moirai_tf.placement.problem import Problem
+from moirai_tf.placement.problem import CONGESTION_MODES, TRANSFER_MODES, Problem
 from moirai_tf.placement.reductions import Reduction, reduce
 from moirai_tf.placement.schedule import (
     ERROR,
@@ -36,6 +38,7 @@ from moirai_tf.placement.schedule import (
     relative_gap,
 )
 from moirai_tf.placement.validation import require_valid
+from moirai_tf.progress import note
 
 _INTERRUPTED = "the search was interrupted"
 
@@ -309,3 +312,69 @@ def _preferred(search: Search, options: SolveOptions) -> tuple[Schedule, str, li
     least = f" by {options.min_gain:.1%}" if options.min_gain else ""
     because = f"no placement was found that beats it{least}"
     return alone.schedule, because, [f"schedule: one device; {because}", *search.notes]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user says of devices."""
+
+    pin: tuple[str, ...] = option((), "regex=device: operators that must run on a device")
+    forbid: tuple[str, ...] = option((), "device that must run no operator")
+    memory_limit: tuple[str, ...] = option((), "device=bytes: less memory than the device has")
+
+
+@dataclass(frozen=True)
+class PlaceOptions(Wishes, SolveOptions):
+    """What is to be placed where, how long to look for it, and by what strategy."""
+
+    transfers: str = option(
+        "per_tensor",
+        "a tensor crosses once per destination device, or once per reading operator",
+        choices=TRANSFER_MODES,
+    )
+    congestion: str = option(
+        "port",
+        "what carries one tensor at a time: a device's port, a directed link, or nothing",
+        choices=CONGESTION_MODES,
+    )
+
+    def solve(
+        self, problem: Problem, pins: Sequence[str] = (), limits: Sequence[Limit] = ()
+    ) -> tuple[Problem, Result]:
+        """Narrows a problem by the user's wishes and solves it.
+
+        Raises:
+          MoiraiError: a wish cannot be met, or there is no feasible placement.
+        """
+        problem = restrict(
+            problem,
+            pins=pins,
+            forbidden=self.forbid,
+            memory_limits=self.memory_limit,
+            limits=limits,
+        )
+        result = solve(problem, self, tell_progress)
+        if result.schedule is None:
+            raise MoiraiError(
+                f"no placement was found: {'; '.join(result.messages)}",
+                why=f"the answer of the solver is {result.status!r}",
+                fix=self._way_out(result),
+            )
+        return problem, result
+
+    def _way_out(self, result: Result) -> str:
+        """What helps when there is no placement, of what was asked for here."""
+        if result.status != INFEASIBLE:
+            return "allow more time (time_limit_s), or try another solver"
+        wishes = {"memory_limit": self.memory_limit, "pin": self.pin, "forbid": self.forbid}
+        given = [name for name, wish in wishes.items() if wish]
+        more = f", or leave out {' or '.join(given)}" if given else ""
+        return f"give devices more memory or the cluster more devices{more}"
+
+
+def tell_progress(incumbent: Incumbent, lower_bound_ns: int) -> None:
+    """Tells of an improvement."""
+    note(
+        f"{math.ceil(incumbent.objective_ns) / 1e6:.3f} ms by {incumbent.found_by}, "
+        f"bound {lower_bound_ns / 1e6:.3f} ms"
+    )

@@ -9,11 +9,11 @@ from functools import cached_property
 
 import numpy as np
 
-from moirai_tf.placement.bound.linear_program import FloatArray, ModelBuilder, time_unit_ns
+from moirai_tf.placement.bound.linear_program import ModelBuilder, time_unit_ns
 from moirai_tf.placement.bound.packing import Packing
+from moirai_tf.placement.clock import Deadline
 from moirai_tf.placement.construct.etf import earliest_first
-from moirai_tf.placement.deadline import Deadline, OutOfTimeError
-from moirai_tf.placement.exact.milp.backends import Limits, solve_with_highs
+from moirai_tf.placement.exact.milp.backends import solved_vertex
 from moirai_tf.placement.problem import IntArray, Problem
 from moirai_tf.placement.schedule import Schedule
 
@@ -156,22 +156,5 @@ def _shares(problem: Problem, machines: Machines, deadline: Deadline) -> list[li
         if not producers:
             builder.at_least([(1, completion[j]), *own], 0)
         builder.at_least([(1, whole), (-1, completion[j])], 0)
-    return _solved(builder, whole, columns, len(problem.devices), deadline)
-
-
-def _solved(
-    builder: ModelBuilder,
-    whole: int,
-    columns: list[dict[int, int]],
-    devices: int,
-    deadline: Deadline,
-) -> list[list[float]]:
-    outcome = solve_with_highs(
-        builder.build(whole), {}, Limits(deadline.remaining_s(), vertex=True)
-    )
-    if outcome.interrupted:
-        raise KeyboardInterrupt
-    values: FloatArray | None = outcome.solution
-    if values is None:
-        raise OutOfTimeError
-    return [[float(values[row[k]]) if k in row else 0.0 for k in range(devices)] for row in columns]
+    values, devices = solved_vertex(builder.build(whole), deadline), range(len(problem.devices))
+    return [[float(values[row[k]]) if k in row else 0.0 for k in devices] for row in columns]

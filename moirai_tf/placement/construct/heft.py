@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from moirai_tf.placement.bound.linear_program import FloatArray
 from moirai_tf.placement.bound.packing import Packing, Reservation
-from moirai_tf.placement.deadline import Deadline
+from moirai_tf.placement.clock import Deadline
 from moirai_tf.placement.evaluate.events import order_by
 from moirai_tf.placement.evaluate.insertion import PartialSchedule
 from moirai_tf.placement.problem import Problem
@@ -32,8 +33,7 @@ def upward_ranks(problem: Problem) -> list[float]:
 
     Means are over the devices that can run an operator, and over all pairs of different devices.
     """
-    able = problem.runnable
-    work = (problem.compute_ns * able).sum(axis=1) / able.sum(axis=1)
+    work = mean_work_ns(problem).tolist()
     pairs = len(problem.devices) * (len(problem.devices) - 1)
     means = {id(time): float(time.sum()) / max(1, pairs) for time in problem.time_ns}
     ranks = [0.0] * len(problem.operators)
@@ -42,5 +42,12 @@ def upward_ranks(problem: Problem) -> list[float]:
         for tensor in problem.outgoing[operator]:
             mean = means[id(problem.time_ns[tensor])]
             after = max(after, *(mean + ranks[j] for j in problem.tensors[tensor].consumers))
-        ranks[operator] = float(work[operator]) + after
+        ranks[operator] = work[operator] + after
     return ranks
+
+
+def mean_work_ns(problem: Problem) -> FloatArray:
+    """Time of each operator, in the mean of the devices that can run it."""
+    able = problem.runnable
+    mean: FloatArray = (problem.compute_ns * able).sum(axis=1) / able.sum(axis=1)
+    return mean

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from moirai_tf.placement.blackboard import Search
 from moirai_tf.placement.bound import relaxation
 from moirai_tf.placement.bound.packing import Packing
+from moirai_tf.placement.clock import Deadline
 from moirai_tf.placement.compiled import interpreted
 from moirai_tf.placement.construct import etf, getf, heft, m_etf, m_sct, m_topo
-from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.evaluate.events import simulate
 from moirai_tf.placement.exact.milp.loads import size_estimate
 from moirai_tf.placement.objective import bottleneck_ns

@@ -6,7 +6,7 @@ import heapq
 from typing import NamedTuple
 
 from moirai_tf.placement.bound.packing import Packing, Reservation
-from moirai_tf.placement.deadline import Deadline
+from moirai_tf.placement.clock import Deadline
 from moirai_tf.placement.evaluate.insertion import PartialSchedule
 from moirai_tf.placement.problem import Problem
 from moirai_tf.placement.schedule import Schedule

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 from moirai_tf.placement.bound.linear_program import FloatArray, ModelBuilder, time_unit_ns
 from moirai_tf.placement.bound.packing import InfeasibleError, Packing, pack
-from moirai_tf.placement.construct.co_place import co_placed
+from moirai_tf.placement.clock import Deadline
+from moirai_tf.placement.construct.heft import mean_work_ns
 from moirai_tf.placement.construct.m_etf import Candidate, Clock
-from moirai_tf.placement.deadline import Deadline, OutOfTimeError
 from moirai_tf.placement.evaluate.events import simulate
-from moirai_tf.placement.exact.milp.backends import Limits, solve_with_highs
-from moirai_tf.placement.problem import Problem
+from moirai_tf.placement.exact.milp.backends import Limits, solved_vertex
+from moirai_tf.placement.problem import Operator, Problem, Tensor
 from moirai_tf.placement.schedule import Schedule
 
 _FAVOURITE = 0.1
@@ -85,13 +88,6 @@ def edges_of(problem: Problem) -> Edges:
     return edges
 
 
-def mean_work_ns(problem: Problem) -> FloatArray:
-    """Time of each operator, in the mean of the devices that can run it."""
-    able = problem.runnable
-    mean: FloatArray = (problem.compute_ns * able).sum(axis=1) / able.sum(axis=1)
-    return mean
-
-
 def _relaxed(problem: Problem, edges: Edges, deadline: Deadline) -> FloatArray:
     """x of every edge in a vertex of the linear program."""
     work_ns = [round(work) for work in mean_work_ns(problem).tolist()]
@@ -112,14 +108,7 @@ def _relaxed(problem: Problem, edges: Edges, deadline: Deadline) -> FloatArray:
     for group in (*children, *parents):
         if len(group) > 1:
             builder.at_least([(1, share) for share in group], len(group) - 1)
-    outcome = solve_with_highs(
-        builder.build(whole), {}, Limits(deadline.remaining_s(), vertex=True)
-    )
-    if outcome.interrupted:
-        raise KeyboardInterrupt
-    if outcome.solution is None:
-        raise OutOfTimeError
-    return outcome.solution[shares]
+    return solved_vertex(builder.build(whole), deadline)[shares]
 
 
 class WaitingClock(Clock):
@@ -166,3 +155,93 @@ class WaitingClock(Clock):
                 at_ns = max(self.partial.arrival_ns(operator, k) for k in devices)
                 found.append((at_ns, self.problem.topological_position[operator], operator))
         return found
+
+
+@dataclass(frozen=True)
+class CoPlaced:
+    """A problem whose operators are groups of those of another one."""
+
+    original: Problem
+    problem: Problem
+    members: tuple[tuple[int, ...], ...]
+    """Operators of each group, producers first."""
+
+    @property
+    def is_smaller(self) -> bool:
+        """Whether any operators were merged."""
+        return len(self.members) < len(self.original.operators)
+
+    def expand(
+        self, assignment: Sequence[int], order: Sequence[int]
+    ) -> tuple[list[int], list[int]]:
+        """Assignment and order of the original's operators, each group without interruption."""
+        devices = [-1] * len(self.original.operators)
+        for group, device in zip(self.members, assignment, strict=True):
+            for operator in group:
+                devices[operator] = device
+        return devices, [operator for group in order for operator in self.members[group]]
+
+
+def co_placed(problem: Problem) -> CoPlaced:
+    """Merges every operator that only one other reads with that one, again and again.
+
+    No cycle can arise, since every path from the operator leads through its only consumer. A group
+    that no device could run and hold is not made; neither is one across colocation groups.
+    """
+    from networkx.utils import UnionFind  # Takes as long as a small problem does.
+
+    sets = UnionFind(range(len(problem.operators)))
+    groups: dict[int, tuple[int, ...]] = {i: (i,) for i in range(len(problem.operators))}
+    for operator in reversed(problem.topological_order):
+        readers = {c for t in problem.outgoing[operator] for c in problem.tensors[t].consumers}
+        if len(readers) != 1:
+            continue
+        (reader,) = readers
+        both = (*groups[sets[operator]], *groups[sets[reader]])
+        alone = all(len(problem.units[problem.unit_of[i]]) == 1 for i in both)
+        if alone and _possible(problem, both):
+            sets.union(operator, reader)
+            groups[sets[operator]] = both
+    place = problem.topological_position
+    members = sorted(
+        (tuple(sorted(groups[i], key=place.__getitem__)) for i in {sets[i] for i in groups}),
+        key=lambda group: place[group[-1]],
+    )
+    return CoPlaced(problem, _merged(problem, members), tuple(members))
+
+
+def _possible(problem: Problem, members: tuple[int, ...]) -> bool:
+    """Whether a device can run all of them and hold them."""
+    need = sum(problem.operators[i].memory_bytes for i in members)
+    return any(
+        need <= room and all(problem.runnable[i, device] for i in members)
+        for device, room in enumerate(problem.capacity_bytes)
+    )
+
+
+def _merged(problem: Problem, members: list[tuple[int, ...]]) -> Problem:
+    number = {i: place for place, group in enumerate(members) for i in group}
+    tensors = []
+    for tensor in problem.tensors:
+        source = number[tensor.producer]
+        readers = dict.fromkeys(number[i] for i in tensor.consumers if number[i] != source)
+        if readers:
+            tensors.append(Tensor(source, tuple(readers), tensor.time_ns))
+    colocation = (tuple(dict.fromkeys(number[i] for i in group)) for group in problem.colocation)
+    return replace(
+        problem,
+        operators=tuple(_operator(problem, group) for group in members),
+        tensors=tuple(tensors),
+        colocation=tuple(group for group in colocation if len(group) > 1),
+    )
+
+
+def _operator(problem: Problem, group: tuple[int, ...]) -> Operator:
+    """A group as one operator."""
+    rows = [problem.operators[i].compute_ns for i in group]
+    times = [
+        None if None in column else sum(time for time in column if time is not None)
+        for column in zip(*rows, strict=True)
+    ]
+    memory = sum(problem.operators[i].memory_bytes for i in group)
+    return Operator(problem.operators[group[-1]].name, tuple(times), memory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moirai_tf.placement.bound.packing import Packing, Reservation
-from moirai_tf.placement.deadline import Deadline
+from moirai_tf.placement.clock import Deadline
 from moirai_tf.placement.evaluate.events import simulate
 from moirai_tf.placement.problem import Problem
 from moirai_tf.placement.schedule import Schedule

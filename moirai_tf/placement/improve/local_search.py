@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from moirai_tf.placement.blackboard import Search
+from moirai_tf.placement.clock import Deadline
 from moirai_tf.placement.construct.heuristics import construct_all, relax_with_transfers
-from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.evaluate.events import order_by_start
 from moirai_tf.placement.evaluate.insertion import play, schedule_in
 from moirai_tf.placement.improve.anneal import (

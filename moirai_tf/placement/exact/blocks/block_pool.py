@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from moirai_tf.placement.clock import Deadline
 from moirai_tf.placement.compiled import compiled
-from moirai_tf.placement.deadline import Deadline
 from moirai_tf.placement.exact.blocks.block import NEVER, NOBODY, Block, BlockClass
 from moirai_tf.placement.exact.blocks.search import Found, search_block
 from moirai_tf.placement.problem import BoolArray, IntArray

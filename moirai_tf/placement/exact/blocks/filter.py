@@ -210,39 +210,48 @@ def propagate(
     Returns:
       A lower bound on makespan and prices; `best` if nothing below is possible.
     """
-    data, jobs = state.data, state.jobs
-    changed = True
-    while changed:
-        unite(data, domain)
-        if not settle(domain, jobs.device):
-            return best
-        if fit(data, domain, jobs.device):
-            continue
-        base = _set_extra(state, domain)
-        longest = fill_heads(data, domain, state.priced)
-        fill_tails(data, domain, state.priced)
-        if base + longest >= best:
-            return best
-        changed = shorten(domain, state.priced, best - base)
+    data, jobs, pure = state.data, state.jobs, state.pure
+    path = _narrow(state, domain, best)
+    if path >= best:
+        return best
     base, count, floor = measure(state, domain)
-    bound = base + resources_bound(jobs.table, jobs.finish, count, jobs.scratch, longest)
+    bound = base + resources_bound(jobs.table, jobs.finish, count, jobs.scratch, path - base)
     if bound >= best:
         return best
-    goal = best - base
     found = loads_bound(
         data,
         domain,
         jobs.device,
         state.extra,
-        state.pure.head,
-        state.pure.tail,
+        pure.head,
+        pure.tail,
         state.loads,
         weights,
         floor,
-        goal,
+        best - base,
         steps,
     )
     return min(best, max(bound, base + found))
+
+
+@compiled_lean
+def _narrow(state: SearchState, domain: BoolArray, best: int) -> int:
+    """Removes devices by units, memory and paths; the heaviest path with prices, at most `best`."""
+    data, device = state.data, state.jobs.device
+    bound, changed = 0, True
+    while changed:
+        unite(data, domain)
+        if not settle(domain, device):
+            return best
+        if fit(data, domain, device):
+            continue
+        base = _set_extra(state, domain)
+        bound = base + fill_heads(data, domain, state.priced)
+        fill_tails(data, domain, state.priced)
+        if bound >= best:
+            return best
+        changed = shorten(domain, state.priced, best - base)
+    return bound
 
 
 @compiled_lean

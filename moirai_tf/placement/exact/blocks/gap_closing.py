@@ -128,14 +128,13 @@ class GapClosing:
             return True
         most = min(most, 1 + int(_CHOICES_PER_S * pool.deadline.remaining_s()))
         data, price = pool.kinds[arc[0]].data, arcs.price[arc[0]]
-        devices, ticks, count = enumerate_block(
-            data, pool.arcs[arc], price, limit, most, ORDER_NODES
-        )
+        found = enumerate_block(data, pool.arcs[arc], price, limit, most, ORDER_NODES)
+        devices, ticks, whole = found
         for place in undominated(ticks, memory_of(data.memory, devices, pool.devices)):
             pool.add(arc[0], int(ticks[place]), devices[place].tolist())
-        if count <= most:
+        if whole:
             arcs.complete[arc] = limit
-        return bool(count <= most)
+        return whole
 
     def _by_program(
         self, columns: list[Column], complete_below: int, cutoff: int

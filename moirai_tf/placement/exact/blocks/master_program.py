@@ -17,7 +17,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from moirai_tf.placement.bound.linear_program import FloatArray, LinearModel, ModelBuilder
-from moirai_tf.placement.deadline import Deadline
+from moirai_tf.placement.clock import Deadline
 from moirai_tf.placement.exact.blocks.block_pool import Column
 from moirai_tf.placement.exact.milp.backends import (
     NO_SOLUTION,

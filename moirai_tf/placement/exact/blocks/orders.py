@@ -119,6 +119,47 @@ def _take_back(graph: JobGraph, progress: PartialOrder, level: int, job: int) ->
             progress.free[resource] = progress.undo[level, side]
 
 
+class Branching(NamedTuple):
+    """The jobs of which one comes next, level by level."""
+
+    options: IntArray
+    """(levels, jobs)"""
+    count: IntArray
+    """(levels,): how many of them there are, and how many were taken."""
+    taken: IntArray
+
+
+@compiled
+def _new_order(graph: JobGraph) -> tuple[PartialOrder, Branching]:
+    """Nothing is in order yet."""
+    count = len(graph.table.length)
+    finish = np.full(count, -1, dtype=np.int64)
+    free = np.zeros(graph.total, dtype=np.int64)
+    progress = PartialOrder(finish, free, np.zeros((count + 1, 2), dtype=np.int64))
+    numbers = np.zeros((2, count + 1), dtype=np.int64)
+    options = np.empty((count + 1, count), dtype=np.int64)
+    return progress, Branching(options, numbers[0], numbers[1])
+
+
+@compiled_lean
+def _open_level(graph: JobGraph, progress: PartialOrder, tree: Branching, level: int) -> None:
+    """Notes the jobs that may come next."""
+    tree.taken[level] = 0
+    tree.count[level] = _candidates(graph.table, progress.finish, tree.options[level])
+
+
+@compiled_lean
+def _next_option(graph: JobGraph, progress: PartialOrder, tree: Branching, level: int) -> int:
+    """Takes the last job of a level back; the next one, -1 if there is none left."""
+    place = tree.taken[level]
+    if place > 0:
+        _take_back(graph, progress, level, tree.options[level, place - 1])
+    if place == tree.count[level]:
+        return -1
+    tree.taken[level] = place + 1
+    return int(tree.options[level, place])
+
+
 @compiled_lean
 def _bound(graph: JobGraph, order: PartialOrder, scratch: ResourceScratch, enough: int) -> int:
     """Sets earliest starts; a lower bound by paths and, below `enough`, by resources."""
@@ -147,40 +188,31 @@ def best_order(
       at most `cutoff`, and the number of nodes.
     """
     count = len(graph.table.length)
-    finish = np.full(count, -1, dtype=np.int64)
-    free = np.zeros(graph.total, dtype=np.int64)
-    progress = PartialOrder(finish, free, np.zeros((count + 1, 2), dtype=np.int64))
+    progress, tree = _new_order(graph)
     scratch = new_scratch(graph.total, count)
-    options = np.empty((count + 1, count), dtype=np.int64)
-    sizes = np.zeros(count + 1, dtype=np.int64)
-    taken = np.zeros(count + 1, dtype=np.int64)
     best = open_bound = cutoff
     root = _bound(graph, progress, scratch, cutoff)
-    sizes[0] = _candidates(graph.table, finish, options[0])
+    _open_level(graph, progress, tree, 0)
     level, nodes = 0 if root < cutoff else -1, 0
     while level >= 0 and best > max(root, enough):
-        if taken[level] > 0:
-            _take_back(graph, progress, level, options[level, taken[level] - 1])
-        if taken[level] == sizes[level]:
+        job = _next_option(graph, progress, tree, level)
+        if job < 0:
             level -= 1
             continue
-        job = options[level, taken[level]]
-        taken[level] += 1
         nodes += 1
-        earliest(graph, finish, free)
+        earliest(graph, progress.finish, progress.free)
         _put(graph, progress, level, job)
         bound = _bound(graph, progress, scratch, best)
         if bound >= best:
             continue
         if level + 1 == count:
             best = bound
-            best_start[:count] = finish - graph.table.length
+            best_start[:count] = progress.finish - graph.table.length
         elif nodes > node_limit:
             open_bound = min(open_bound, bound)
         else:
             level += 1
-            taken[level] = 0
-            sizes[level] = _candidates(graph.table, finish, options[level])
+            _open_level(graph, progress, tree, level)
     if best > root and level >= 0:
         return best, root, nodes
     return best, min(best, max(root, open_bound)), nodes

@@ -272,28 +272,25 @@ def enumerate_block(
     limit: int,
     most: int,
     order_limit: int,
-) -> tuple[IntArray, IntArray, int]:
-    """Device choices whose makespan plus prices is below a limit.
+) -> tuple[IntArray, IntArray, bool]:
+    """Device choices whose makespan plus prices, in ticks, is below a limit.
 
     Args:
       data: the block.
-      allowed: (operators, devices).
-      price: (operators, devices), in ticks, >= 0.
-      limit: on makespan plus prices.
+      allowed: (operators, devices), as `price`.
+      price: of each device, >= 0.
+      limit: of makespan plus prices.
       most: number of choices and, a hundredfold, of nodes after which the search ends.
       order_limit: nodes of each search over orders.
 
     Returns:
-      (choices, operators) devices, (choices,) makespans, and how many choices there are; more
-      than `most` if the search was ended, or a search over orders that mattered was.
+      (choices, operators) devices, (choices,) makespans, and whether these are surely all.
     """
     state = new_state(data, price)
     tree = new_tree(state, allowed, limit)
-    chosen = np.zeros((most, len(data.unit)), dtype=np.int64)
-    makespans = np.zeros(most, dtype=np.int64)
-    count, nodes, level = 0, 0, 0
-    whole = True
-    while level >= 0:
+    count, nodes, level, whole = 0, 0, 0, True
+    chosen, makespans = np.zeros((most, len(data.unit)), np.int64), np.zeros(most, np.int64)
+    while level >= 0 and count < most and nodes <= 100 * most:
         place = int(np.argmin(tree.bound[level]))
         if tree.bound[level, place] >= limit:
             level -= 1
@@ -301,8 +298,6 @@ def enumerate_block(
         tree.bound[level, place] = NEVER
         domain = tree.domain[level, place]
         operator = hardest(data, domain)
-        if nodes > 100 * most:
-            return chosen[:count], makespans[:count], most + 1
         if operator != OPEN:
             nodes += expand(tree, state, level, place, operator, limit)
             level += 1
@@ -310,11 +305,8 @@ def enumerate_block(
         found = _order_all(state, domain, limit, order_limit)
         nodes += found.nodes // _ORDERS_PER_NODE
         whole = whole and min(found.value, limit) <= found.bound
-        if found.value >= limit:
-            continue
-        if count == most:
-            return chosen, makespans, most + 1
-        chosen[count] = found.device
-        makespans[count] = found.value - (price * domain).sum()
-        count += 1
-    return chosen[:count], makespans[:count], count if whole else most + 1
+        if found.value < limit:
+            chosen[count] = found.device
+            makespans[count] = found.value - (price * domain).sum()
+            count += 1
+    return chosen[:count], makespans[:count], whole and level < 0

@@ -12,6 +12,7 @@ import highspy
 import numpy as np
 
 from moirai_tf.placement.bound.linear_program import FloatArray, LinearModel, start_vector
+from moirai_tf.placement.clock import Deadline, OutOfTimeError
 
 SOLVED, STOPPED, NO_SOLUTION = "solved", "stopped", "no solution"
 
@@ -100,6 +101,20 @@ def solve_with_highs(model: LinearModel, start: Mapping[int, int], limits: Limit
     if model.integer.any():
         _add_last(highs, incumbents, time.monotonic() - began)
     return _outcome(model, highs, incumbents, interrupted)
+
+
+def solved_vertex(model: LinearModel, deadline: Deadline) -> FloatArray:
+    """Column values of an optimal vertex of a linear program.
+
+    Raises:
+      OutOfTimeError: there was no time for it; KeyboardInterrupt likewise.
+    """
+    outcome = solve_with_highs(model, {}, Limits(deadline.remaining_s(), vertex=True))
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if outcome.solution is None:
+        raise OutOfTimeError
+    return outcome.solution
 
 
 def _add_last(

@@ -11,11 +11,18 @@ import numpy as np
 from moirai_tf.placement.blackboard import Episode, Search
 from moirai_tf.placement.bound.linear_program import FloatArray
 from moirai_tf.placement.bound.packing import Reservation
-from moirai_tf.placement.construct.heft import upward_ranks
-from moirai_tf.placement.construct.m_sct import edges_of, mean_work_ns
+from moirai_tf.placement.construct.heft import mean_work_ns, upward_ranks
+from moirai_tf.placement.construct.m_sct import edges_of
+from moirai_tf.placement.construct.placeto_policy import (
+    Adam,
+    Neighbours,
+    Policy,
+    Step,
+    drawn,
+    one_hot,
+)
 from moirai_tf.placement.evaluate.events import order_by, simulate
 from moirai_tf.placement.evaluate.insertion import new_state, play
-from moirai_tf.placement.learned.policy import Adam, Neighbours, Policy, Step, drawn, one_hot
 from moirai_tf.placement.problem import BoolArray, IntArray, Problem
 
 _GROUPS = 48

@@ -1,1 +1,0 @@
-"""Placement learned by trial, episode after episode."""
