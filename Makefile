@@ -7,6 +7,10 @@ OLDEST_READY := .venv-oldest/.ready
 # keras-hub 0.32 wants a newer TensorFlow, with which the oldest one has no other quarrel.
 OLDEST := 'tensorflow==2.18.*' 'keras-hub==0.31.0'
 
+# Two workers: TensorFlow's own threads use the rest of a machine. Files in the order of
+# `tests/conftest.py`, where long ones come first.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: help env demo test test-slow test-oldest lint docs dist bazel clean
@@ -27,15 +31,14 @@ $(READY): setup.py pyproject.toml
 demo: $(READY)  ## the whole way on four emulated GPUs: profile, place, prove, measure
 	$(BIN)/python -m benchmarks.demo
 
-# Two workers: TensorFlow's own threads use the rest of a machine.
 test: $(READY)  ## the tests, in minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(TWO)
 
 test-slow: $(READY)  ## the large models, attacks and benchmarks
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	$(BIN)/python -m pytest $(TWO) -m slow
 
 test-oldest: $(OLDEST_READY)  ## the tests on the oldest TensorFlow that is supported
-	$(OLDEST_BIN)/python -m pytest -n 2 --dist loadfile
+	$(OLDEST_BIN)/python -m pytest $(TWO)
 
 $(OLDEST_READY): setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { \

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from moirai_tf.errors import MoiraiError, file_errors
 from moirai_tf.options import check_options, options_of
 from moirai_tf.progress import stage
+from moirai_tf.runtime.nursery import nursery
 
 if TYPE_CHECKING:
     from moirai_tf.cluster import Cluster
@@ -103,8 +104,9 @@ class Pipeline:
             with file_errors(f"pass {step.name!r} cannot use a file"):
                 step.precheck(item)
         try:
-            for step in self.passes:
-                item = self._step(step, item, hook)
+            with nursery():
+                for step in self.passes:
+                    item = self._step(step, item, hook)
         except BaseException:
             if item.staged is not None:
                 from moirai_tf.model.output import discard

@@ -21,6 +21,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
+_LONG = {
+    *("gpu_host", "verify_cluster", "export_serving", "verify_models", "connect", "cost_workers"),
+    *("end_to_end", "placement_objective", "placement_local_search", "op_libraries"),
+    *("emulated_gpu", "export_onnx", "runtime_child", "moirai_cluster", "runtime_devices"),
+}
+"""Files that take longest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files come first, so that no worker is left with one when the other has nothing."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in _LONG)
+
+
 @pytest.fixture(scope="session")
 def zoo_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`zoo_dir(name)` is the SavedModel directory of that entry; tests only read it.
@@ -46,13 +59,31 @@ def zoo_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return built
 
 
-@pytest.fixture(scope="module")
-def workers() -> Iterator[LocalCluster]:
-    """Two equal workers of a whole core, which no test of the file breaks for good."""
+@pytest.fixture(scope="session", autouse=True)
+def _one_nursery() -> Iterator[None]:
+    """Child processes of all tests start at once, without importing TensorFlow again."""
+    from moirai_tf.runtime.nursery import nursery
+
+    with nursery(ignored=["PYTEST_CURRENT_TEST"]):
+        yield
+
+
+@pytest.fixture(scope="session")
+def _session_workers() -> Iterator[LocalCluster]:
     from moirai_tf.bench.local_cluster import local_cluster
 
     with local_cluster([1.0, 1.0]) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def workers(_session_workers: LocalCluster) -> Iterator[LocalCluster]:
+    """Two equal workers of a whole core, which no test breaks for good."""
+    for task in range(2):
+        _session_workers.resume(task)
+    yield _session_workers
+    for task in range(2):  # idle ones take some of a core
+        _session_workers.pause(task)
 
 
 @pytest.fixture(scope="session")

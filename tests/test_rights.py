@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -28,23 +30,25 @@ from moirai_tf.passes import Fuse, Import, Place, Profile, Prune, Publish, Rewri
 from moirai_tf.pipeline import MoiraiItem, Pipeline
 from moirai_tf.rewrite.directory import remap, strip
 
-source, output, cluster = Path(sys.argv[1]), Path(sys.argv[2]), cluster_from_yaml(sys.argv[3])
-if len(sys.argv) > 4:  # as on a disk that is full to the last byte
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    tempfile.tempdir = None
-passes = (Import(), Prune(), Fuse(), Profile(source="analytical", links="cluster"),
-          Place(solver="heft"), Rewrite(output_dir=str(output), overwrite=True), Publish())
-for call in (
-    lambda: Pipeline(passes).run(MoiraiItem(source, cluster)),
-    lambda: strip(output, output.with_name("stripped")),
-    lambda: remap(output, output.with_name("remapped"), {}),
-):
-    try:
-        call()
-        print("done")
-    except MoiraiError as error:
-        assert error.why and error.fix
-        print(f"refused: {error.rule}".splitlines()[0])
+cluster = cluster_from_yaml(sys.argv[1])
+for kind, folder in json.loads(sys.argv[2]).items():
+    if kind == "full disk":  # to the last byte; nothing comes after
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        tempfile.tempdir = None
+    source, output = Path(folder, "model"), Path(folder, "open", "placed")
+    passes = (Import(), Prune(), Fuse(), Profile(source="analytical", links="cluster"),
+              Place(solver="heft"), Rewrite(output_dir=str(output), overwrite=True), Publish())
+    for call in (
+        lambda: Pipeline(passes).run(MoiraiItem(source, cluster)),
+        lambda: strip(output, output.with_name("stripped")),
+        lambda: remap(output, output.with_name("remapped"), {}),
+    ):
+        try:
+            call()
+            print(f"{kind}: done")
+        except MoiraiError as error:
+            assert error.why and error.fix
+            print(f"{kind}: refused: {error.rule}".splitlines()[0])
 """
 
 
@@ -54,29 +58,48 @@ def _without_rights() -> None:
         ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
-def _told(source: Path, output: Path, *more: str) -> list[str]:
+@dataclass(frozen=True)
+class Told:
     """What a user without rights is told of placing, stripping and remapping a model."""
-    command = [sys.executable, "-c", _SCRIPT, str(source), str(output), str(CLUSTER), *more]
+
+    folder: Path
+    lines: list[str]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
+    """All kinds of rights, tried by one process, since each takes seconds to start."""
+    root = tmp_path_factory.mktemp("rights")
+    folders = {kind: _place(root / kind) for kind in _RIGHTS}
+    for kind, forbid in _RIGHTS.items():
+        forbid(folders[kind])
+    job = json.dumps({kind: str(folder) for kind, folder in folders.items()})
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        [sys.executable, "-c", _SCRIPT, str(CLUSTER), job], cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         preexec_fn=_without_rights, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    for path in root.rglob("*"):
+        path.chmod(0o777)
+    lines = [line.split(": ", 1) for line in done.stdout.splitlines()]
+    return {
+        kind: Told(folder, [line for own, line in lines if own == kind])
+        for kind, folder in folders.items()
+    }
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
+def _place(folder: Path) -> Path:
     """A folder with a model that can only be read, and one to write to."""
-    (tmp_path / "open").mkdir()
-    written(tmp_path / "model", siamese())
-    (tmp_path / "model" / "saved_model.pb").chmod(0o444)
-    (tmp_path / "model").chmod(0o555)
-    return tmp_path
+    (folder / "open").mkdir(parents=True)
+    written(folder / "model", siamese())
+    (folder / "model" / "saved_model.pb").chmod(0o444)
+    (folder / "model").chmod(0o555)
+    return folder
 
 
-def test_reading_is_enough(place: Path) -> None:
-    assert _told(place / "model", place / "open" / "placed") == ["done"] * 3
+def test_reading_is_enough(told: dict[str, Told]) -> None:
+    assert told["reading"].lines == ["done"] * 3
 
 
 def test_code_is_compiled_where_it_cannot_be_kept() -> None:
@@ -86,7 +109,8 @@ def test_code_is_compiled_where_it_cannot_be_kept() -> None:
     assert compiled(names["successor"])(1) == 2
 
 
-_FORBIDDEN: dict[str, Callable[[Path], object]] = {
+_RIGHTS: dict[str, Callable[[Path], object]] = {
+    "reading": lambda folder: None,
     "model": lambda folder: (folder / "model").chmod(0),
     "graph": lambda folder: (folder / "model" / "saved_model.pb").chmod(0),
     "variables": lambda folder: (
@@ -100,22 +124,13 @@ _FORBIDDEN: dict[str, Callable[[Path], object]] = {
     ),
     "output": lambda folder: (folder / "open").chmod(0o555),
     "hidden output": lambda folder: (folder / "open").chmod(0),
+    "full disk": lambda folder: None,  # the last one: the process can write no more
 }
 
 
-@pytest.mark.parametrize("kind", _FORBIDDEN)
-def test_what_is_forbidden_is_told(kind: str, place: Path) -> None:
-    _FORBIDDEN[kind](place)
-    told = _told(place / "model", place / "open" / "placed")
-    for path in place.rglob("*"):
-        path.chmod(0o777)
-    assert all(line.startswith("refused: ") for line in told), told
-    assert len(told) == 3
-    assert list((place / "open").iterdir()) == []
-
-
-def test_not_one_byte_can_be_written(place: Path) -> None:
-    told = _told(place / "model", place / "open" / "placed", "full")
-    assert len(told) == 3
-    assert all(line.startswith("refused: ") for line in told), told
-    assert list((place / "open").iterdir()) == []
+@pytest.mark.parametrize("kind", [kind for kind in _RIGHTS if kind != "reading"])
+def test_what_is_forbidden_is_told(kind: str, told: dict[str, Told]) -> None:
+    lines = told[kind].lines
+    assert all(line.startswith("refused: ") for line in lines), lines
+    assert len(lines) == 3
+    assert list((told[kind].folder / "open").iterdir()) == []

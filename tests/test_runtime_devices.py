@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 import moirai_tf
 from laboratory.emulated_gpu import environment
-from moirai_tf.bench.local_cluster import LocalCluster, local_cluster
+from moirai_tf.bench.local_cluster import LocalCluster
 from moirai_tf.cluster import read_cluster
 from moirai_tf.errors import MoiraiError
 from moirai_tf.rewrite.plan import Plan, PlanDevice
@@ -181,12 +181,6 @@ def test_a_gpu_of_another_model_is_refused(zoo_dir: ZooDir, tmp_path: Path) -> N
         *(here, here),
         *(f"{gone} /device:CPU:0, /device:GPU:0", "ok"),
     ], done.stderr[-3000:]
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[LocalCluster]:
-    with local_cluster([1.0, 1.0]) as local:
-        yield local
 
 
 def test_servers_say_what_they_have(workers: LocalCluster) -> None:

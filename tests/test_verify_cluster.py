@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -181,9 +182,9 @@ def test_a_worker_that_fails_during_a_step(how: str, tmp_path: Path) -> None:
                 MoiraiError, match=r"worker /job:worker/replica:0/task:1 at .* does not answer"
             ),
         ):
-            optimize(
-                source, tmp_path / "placed", cluster, loaders=("cluster",), grappler="off",
-                step_timeout_s=2.0, source="analytical", solver="heft",
+            Context().run(  # without the nursery of the tests, as for a user
+                optimize, source, tmp_path / "placed", cluster, loaders=("cluster",),
+                grappler="off", step_timeout_s=2.0, source="analytical", solver="heft",
                 pin=(f"WriteFile={TWO}",),
             )  # fmt: skip
         assert _children() == children

@@ -91,8 +91,8 @@ def _own_waits(
         memories.copies_ns(i, layout.device, host, links) if wait else 0
         for i, wait in enumerate(waits)
     ]
-    own = np.maximum(0.0, waits - np.array(copies, dtype=float))
-    return own if layout.whole else np.minimum(own, _LONGEST_LAUNCH_NS)
+    own: npt.NDArray[Any] = np.maximum(0.0, waits - np.array(copies, dtype=float))
+    return own if layout.whole else own.clip(max=_LONGEST_LAUNCH_NS)
 
 
 def _computing(graph: Graph, memories: HostMemories) -> npt.NDArray[Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from moirai_tf.bench.models import fuse_options, fused, planned_graph, read_placed, read_signature
 from moirai_tf.bench.timeline import Timeline, predicted_timeline
 from moirai_tf.bench.trace import read_measured
+from moirai_tf.cluster.names import short_devices
 from moirai_tf.cost.memory import tensor_bytes, weight_bytes
 from moirai_tf.errors import MoiraiError
 from moirai_tf.fusion.coarse import CoarseGraph
@@ -63,6 +65,11 @@ class Content:
     """(who placed, makespan): this placement, then the baselines."""
     misses: tuple[str, ...]
     """What looked like a fusion and is none, and why."""
+
+    @cached_property
+    def short(self) -> dict[str, str]:
+        """Device -> what people call it."""
+        return short_devices(device.name for device in self.devices)
 
 
 def content_of(placed_dir: str | Path, trace: str | Path | None = None) -> Content:

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from moirai_tf.bench.timeline import Span, Timeline
 from moirai_tf.cluster.units import milliseconds
 from moirai_tf.report.content import Content
-from moirai_tf.report.critical import COMPUTE, TRANSFER, WAIT
+from moirai_tf.report.critical import TRANSFER, WAIT
 
 _COLOURS = (
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#dd8833", "#7799bb",
@@ -61,13 +61,13 @@ def tracks(content: Content, timeline: Timeline) -> Iterator[tuple[str, list[Spa
     for device in content.devices:
         spans = [s for s in timeline.spans if s.device == device.name and s.duration_ns]
         if spans:
-            yield short_device(device.name), spans, colour[device.name]
+            yield content.short[device.name], spans, colour[device.name]
     moved: dict[tuple[str, str], list[Span]] = {}
     for move in timeline.moves:
         if move.span is not None and move.span.duration_ns:
             moved.setdefault((move.source, move.target), []).append(move.span)
     for (source, target), spans in sorted(moved.items()):
-        yield f"{short_device(source)} → {short_device(target)}", spans, _GREY
+        yield f"{content.short[source]} → {content.short[target]}", spans, _GREY
 
 
 def _add_bars(
@@ -130,7 +130,7 @@ def graph_figure(content: Content) -> go.Figure:
             figure.add_trace(
                 scatter(
                     x=[place[n][0] for n in here], y=[place[n][1] for n in here], mode="markers",
-                    name=short_device(device), marker={"color": colour, "size": 8},
+                    name=content.short[device], marker={"color": colour, "size": 8},
                     text=[_describe(content, graph, n, took_ns[n]) for n in here], hoverinfo="text",
                 )
             )  # fmt: skip
@@ -179,7 +179,7 @@ def _lines(
 
 
 def _describe(content: Content, graph: nx.DiGraph[str], node: str, took_ns: int) -> str:
-    known, device = graph.nodes[node], short_device(content.device_of[node])
+    known, device = graph.nodes[node], content.short[content.device_of[node]]
     count = len(known["members"])
     fused = f"<br>{count} operators, {known['rule']}" if count > 1 else ""
     return f"{content.names.get(node, node)}<br>{device}, {milliseconds(took_ns)}{fused}"
@@ -194,12 +194,12 @@ def memory_figure(content: Content) -> go.Figure:
         sizes = [nbytes / 1e6 for _, nbytes in device.memory]
         figure.add_scatter(
             x=times, y=[*sizes, sizes[-1]], mode="lines", line={"shape": "hv", "color": colour},
-            name=short_device(device.name),
+            name=content.short[device.name],
         )  # fmt: skip
         if device.capacity_bytes is not None and device.capacity_bytes < 4 * device.peak_bytes:
             figure.add_scatter(
                 x=[0, end_ns / 1e6], y=[device.capacity_bytes / 1e6] * 2, mode="lines",
-                line={"color": colour, "dash": "dash"}, name=f"{short_device(device.name)} has",
+                line={"color": colour, "dash": "dash"}, name=f"{content.short[device.name]} has",
             )  # fmt: skip
     figure.update_layout(
         height=300,
@@ -235,9 +235,8 @@ def path_figure(content: Content) -> go.Figure:
     colour: dict[str, str] = {}
     of_device = colours(content)
     for step in content.path:
-        label = {COMPUTE: short_device(step.where), TRANSFER: "transfers", WAIT: "waiting"}[
-            step.kind
-        ]
+        label = {TRANSFER: "transfers", WAIT: "waiting"}.get(step.kind, "")
+        label = label or content.short[step.where]
         total[label] = total.get(label, 0) + step.duration_ns
         colour[label] = of_device.get(step.where, _GREY)
     figure = go.Figure()
@@ -253,11 +252,3 @@ def path_figure(content: Content) -> go.Figure:
     figure.update_xaxes(title="ms")
     figure.update_yaxes(visible=False, fixedrange=True)
     return figure
-
-
-def short_device(name: str) -> str:
-    """`/job:worker/replica:0/task:1/device:CPU:0` as `worker:1 CPU:0`."""
-    parts = dict(part.split(":", 1) for part in name.strip("/").split("/") if ":" in part)
-    device = parts.get("device", name)
-    job = parts.get("job")
-    return device if job in (None, "localhost") else f"{job}:{parts.get('task', '0')} {device}"

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from moirai_tf.bench.models import planned_graph, read_placed, read_signature
-from moirai_tf.cluster.names import short_devices
 from moirai_tf.cluster.units import megabytes, milliseconds
 from moirai_tf.graph.graph import Graph
 from moirai_tf.model.saved_model import read_saved_model
@@ -61,7 +60,7 @@ def node_data(content: Content, placed_dir: str | Path) -> dict[str, Any]:
 def _results(
     content: Content, plan: Plan, more: Mapping[_Place, str], function: str, nodes: Any, first: int
 ) -> dict[str, dict[str, str]]:
-    short, colour = short_devices(d.name for d in plan.devices), colours(content)
+    short, colour = content.short, colours(content)
     original = plan.edits.clones.get(function, function)
     return {
         str(number): {

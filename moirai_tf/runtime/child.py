@@ -9,30 +9,30 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import shutil
+import select
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 from moirai_tf.errors import MoiraiError, file_error
 from moirai_tf.model.op_libraries import op_libraries
 from moirai_tf.progress import Progress, observed, reporter
 from moirai_tf.runtime.devices import has_whole_gpus
+from moirai_tf.runtime.nursery import nursery
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_REMOVALS = 3
-"""How often the files of a child are removed: it may write more of them meanwhile."""
+_END_TIMEOUT_S = 10.0
+"""For a child that is not wanted any more."""
 _FILE_FAULT = 128
 """Exit status of a child that cannot write its answer, plus the system's error number."""
 _HIDDEN_GPUS = {"CUDA_VISIBLE_DEVICES": "-1", "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": ""}
@@ -83,8 +83,7 @@ class Child:
             with tempfile.TemporaryDirectory(prefix="moirai_child_") as work:
                 job, answer = Path(work) / "job", Path(work) / "answer"
                 job.write_bytes(pickle.dumps((op_libraries(), function, args, kwargs)))
-                command = [sys.executable, "-m", __name__, work]
-                self._run(command, {**_inherited(), "TMPDIR": work, **self.environment})
+                self._run(work, function.__module__)
                 raised, result = pickle.loads(answer.read_bytes())
         except OSError as error:
             raise file_error(f"{self.purpose} cannot use a file", error) from error
@@ -93,30 +92,41 @@ class Child:
         returned: R = result
         return returned
 
-    def _run(self, command: list[str], environment: Mapping[str, str]) -> None:
-        ours, theirs = os.pipe()  # it ends with this process, and tells the child of that
-        try:
-            with _told() as telling:
-                done = subprocess.run(
-                    [*command, str(ours), str(telling)], env=environment, capture_output=True,
-                    timeout=self.timeout_s, check=False, pass_fds=(ours, telling),
-                )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise MoiraiError(
-                f"{self.purpose} took longer than {self.timeout_s:g} s",
-                why="it runs the model in a process of its own, which is ended then",
-                fix=self.longer,
-            ) from error
-        finally:
-            os.close(ours)
-            os.close(theirs)
-        if done.returncode > _FILE_FAULT:
-            fault = done.returncode - _FILE_FAULT
+    def _run(self, work: str, module: str) -> None:
+        with _told() as telling, tempfile.TemporaryFile() as output, nursery() as home:
+            wanted, held = os.pipe()  # it ends with this process, and tells the attendant of that
+            environment = {**_inherited(), **self.environment}
+            preload = module if module.startswith("moirai_tf.") else __name__
+            request = {"module": __name__, "work": work, "preload": preload}
+            status, process = home.start(environment, request, (wanted, telling, output.fileno()))
+            os.close(wanted)
+            try:
+                said = _read(status, time.monotonic() + self.timeout_s)
+            except TimeoutError as error:
+                raise MoiraiError(
+                    f"{self.purpose} took longer than {self.timeout_s:g} s",
+                    why="it runs the model in a process of its own, which is ended then",
+                    fix=self.longer,
+                ) from error
+            finally:
+                os.close(held)
+                with suppress(TimeoutError):
+                    _read(status, time.monotonic() + _END_TIMEOUT_S)
+                os.close(status)
+            if said:
+                output.seek(0)
+                self._check(int(said.strip() or -signal.SIGKILL), output.read())
+            else:
+                self._check(*process.obituary())
+
+    def _check(self, code: int, output: bytes) -> None:
+        """Raises what a child's exit code and its last words mean."""
+        if code > _FILE_FAULT:
+            fault = code - _FILE_FAULT
             raise OSError(fault, f"{os.strerror(fault)}, where its answer should be")
-        if done.returncode != 0:
-            last = done.stderr.decode(errors="replace").strip().splitlines()[-3:]
-            said = " | ".join(last) or "it said nothing"
-            raise self._death(done.returncode, said)
+        if code != 0:
+            last = output.decode(errors="replace").strip().splitlines()[-3:]
+            raise self._death(code, " | ".join(last) or "it said nothing")
 
     def _death(self, code: int, said: str) -> MoiraiError:
         """What a child's exit code means."""
@@ -153,14 +163,15 @@ def at_once(calls: Sequence[Callable[[], R]]) -> list[R]:
         except BaseException as error:  # raised again in the caller's thread
             results[number] = error
 
-    threads = [
-        threading.Thread(target=copy_context().run, args=(call, number), daemon=True)
-        for number in range(len(calls))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with nursery():
+        threads = [
+            threading.Thread(target=copy_context().run, args=(call, number), daemon=True)
+            for number in range(len(calls))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     for result in results:
         if isinstance(result, BaseException):
             raise result
@@ -207,6 +218,21 @@ def _inherited() -> dict[str, str]:
     }
 
 
+def _read(descriptor: int, deadline: float) -> bytes:
+    """All that comes until the other end is closed.
+
+    Raises:
+      TimeoutError: that is later than the deadline.
+    """
+    parts = [b" "]
+    while parts[-1]:
+        left_s = max(0.0, deadline - time.monotonic())
+        if not select.select([descriptor], [], [], left_s)[0]:
+            raise TimeoutError
+        parts.append(os.read(descriptor, 64))
+    return b"".join(parts[1:])
+
+
 def _serve(work: Path, telling: int) -> None:
     """The child's part."""
 
@@ -234,21 +260,10 @@ def _answer(work: Path) -> None:
         os._exit(_FILE_FAULT + (error.errno or 0))
 
 
-def _end_with_parent(pipe: int, work: Path) -> None:
-    """Ends this process, and removes its files, when the one that started it is gone."""
-    os.read(pipe, 1)
-    for _ in range(_REMOVALS):
-        shutil.rmtree(work, ignore_errors=True)
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    directory = Path(sys.argv[1])
-    threading.Thread(
-        target=_end_with_parent, args=(int(sys.argv[2]), directory), daemon=True
-    ).start()
+def main(work: Path, telling: int) -> NoReturn:
+    """The child's part, called by its nursery."""
     try:
-        _serve(directory, int(sys.argv[3]))
+        _serve(work, telling)
     except BaseException:
         traceback.print_exc()
         os._exit(1)

@@ -156,5 +156,5 @@ def _shares(problem: Problem, machines: Machines, deadline: Deadline) -> list[li
         if not producers:
             builder.at_least([(1, completion[j]), *own], 0)
         builder.at_least([(1, whole), (-1, completion[j])], 0)
-    values, devices = solved_vertex(builder.build(whole), deadline), range(len(problem.devices))
-    return [[float(values[row[k]]) if k in row else 0.0 for k in devices] for row in columns]
+    values, count = solved_vertex(builder.build(whole), deadline), len(problem.devices)
+    return [[float(values[row[k]]) if k in row else 0.0 for k in range(count)] for row in columns]

@@ -237,34 +237,17 @@ class MasterProgram:
 
     def _path(self, values: FloatArray) -> list[Column] | None:
         """The counts as a way; None if they fall apart, and then a row forbids that."""
-        following: dict[Node, list[WalkStep]] = defaultdict(list)
+        import networkx as nx  # Takes as long as a small problem does.
+
+        walk: nx.MultiDiGraph[Node] = nx.MultiDiGraph()
         for step in self._steps:
-            following[step.source] += [step] * round(float(values[step.count]))
-        begin = next(node for node, steps in following.items() if node[:2] == (0, -1) and steps)
-        way: list[WalkStep] = []
-        stack: list[tuple[Node, WalkStep | None]] = [(begin, None)]
-        while stack:
-            node, arrived_by = stack[-1]
-            if following[node]:
-                taken = following[node].pop()
-                stack.append((taken.target, taken))
-                continue
-            stack.pop()
-            if arrived_by:
-                way.append(arrived_by)
-        left = [step for steps in following.values() for step in steps]
-        if left:
-            self._connect(_reached(left[0], left))
+            for _ in range(round(float(values[step.count]))):
+                walk.add_edge(step.source, step.target, column=step.column)
+        begin = next(node for node in walk if node[:2] == (0, -1))
+        parts = nx.weakly_connected_components(walk)
+        if apart := next((part for part in parts if begin not in part), None):
+            self._connect(apart)
             return None
-        return [step.column for step in reversed(way) if step.column]
-
-
-def _reached(first: WalkStep, steps: Sequence[WalkStep]) -> set[Node]:
-    """The nodes of the part of a flow that a step belongs to."""
-    nodes = {first.source}
-    grew = True
-    while grew:
-        size = len(nodes)
-        nodes |= {step.target for step in steps if step.source in nodes}
-        grew = len(nodes) > size
-    return nodes
+        taken = nx.eulerian_path(walk, begin, keys=True)
+        columns = (walk.edges[edge]["column"] for edge in taken)
+        return [column for column in columns if column is not None]

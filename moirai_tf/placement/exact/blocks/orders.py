@@ -124,7 +124,7 @@ class Branching(NamedTuple):
 
     options: IntArray
     """(levels, jobs)"""
-    count: IntArray
+    size: IntArray
     """(levels,): how many of them there are, and how many were taken."""
     taken: IntArray
 
@@ -145,7 +145,7 @@ def _new_order(graph: JobGraph) -> tuple[PartialOrder, Branching]:
 def _open_level(graph: JobGraph, progress: PartialOrder, tree: Branching, level: int) -> None:
     """Notes the jobs that may come next."""
     tree.taken[level] = 0
-    tree.count[level] = _candidates(graph.table, progress.finish, tree.options[level])
+    tree.size[level] = _candidates(graph.table, progress.finish, tree.options[level])
 
 
 @compiled_lean
@@ -154,7 +154,7 @@ def _next_option(graph: JobGraph, progress: PartialOrder, tree: Branching, level
     place = tree.taken[level]
     if place > 0:
         _take_back(graph, progress, level, tree.options[level, place - 1])
-    if place == tree.count[level]:
+    if place == tree.size[level]:
         return -1
     tree.taken[level] = place + 1
     return int(tree.options[level, place])
