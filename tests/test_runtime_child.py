@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from contextvars import Context
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from laboratory import emulated_gpu
 from moirai_tf.cluster import read_cluster
 from moirai_tf.errors import MoiraiError
 from moirai_tf.runtime.child import Child
+from tests.local_clusters import gone, status
 
 ROOT = Path(__file__).resolve().parent.parent
 CHILD = Child("a test", timeout_s=600.0, longer="look why")
@@ -76,3 +78,21 @@ def test_an_answer_that_cannot_be_written() -> None:
         CHILD.call(long_answer)
     assert "free space there" in caught.value.fix
     assert "TMPDIR" in caught.value.why
+
+
+def nursery_of_this_child() -> int:
+    """Its attendant's parent."""
+    return int(status(os.getppid(), "PPid"))
+
+
+def test_children_share_a_nursery_that_has_what_they_inherit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = (CHILD.call(nursery_of_this_child) for _ in range(2))
+    assert one == other != os.getpid()
+    monkeypatch.setenv("MOIRAI_TEST", "changed")
+    assert CHILD.call(nursery_of_this_child) != one
+    assert CHILD.call(os.getenv, "MOIRAI_TEST") == "changed"
+    alone = Context().run(CHILD.call, nursery_of_this_child)
+    assert gone(alone), "without a block a nursery ends with its child"
+    assert not gone(one)
