@@ -68,22 +68,13 @@ def _one_nursery() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def _session_workers() -> Iterator[LocalCluster]:
+@pytest.fixture(scope="module")
+def workers() -> Iterator[LocalCluster]:
+    """Two equal workers of a whole core, which no test of the file breaks for good."""
     from moirai_tf.bench.local_cluster import local_cluster
 
     with local_cluster([1.0, 1.0]) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def workers(_session_workers: LocalCluster) -> Iterator[LocalCluster]:
-    """Two equal workers of a whole core, which no test breaks for good."""
-    for task in range(2):
-        _session_workers.resume(task)
-    yield _session_workers
-    for task in range(2):  # idle ones take some of a core
-        _session_workers.pause(task)
 
 
 @pytest.fixture(scope="session")
