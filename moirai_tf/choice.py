@@ -51,7 +51,7 @@ class Chooser:
     @property
     def shares_of_time(self) -> tuple[float, float]:
         """Shares of the time limit: of the exact problem, and of each other one of `fastest`."""
-        others = 2 * bool(self.costs.handling) + bool(self._hosts)
+        others = 2 * self.costs.moving_interferes + bool(self._hosts)
         return (0.5, 0.5 / others) if others else (1.0, 0.0)
 
     def fastest(
@@ -125,7 +125,7 @@ class Chooser:
 
     def _others(self, problem: Problem) -> Iterator[tuple[Problem, float, str]]:
         """Problems whose answers may be faster, how much slower they may be, and what they do."""
-        if self.costs.handling:
+        if self.costs.moving_interferes:
             dearer = with_handling(problem, self.coarse, self.costs)
             yield dearer, 1.0, _MOVES_LESS
             chained = keep_chains(dearer)

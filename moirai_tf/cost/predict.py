@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from moirai_tf.cost.coarse_problem import tensor_bytes
-from moirai_tf.cost.table import CostTable
+from moirai_tf.cost.table import CostTable, Handling
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.placement import Problem, Schedule, Tensor, Transfer, ready_queue
 from moirai_tf.placement.evaluate.execution import execution_ns
 from moirai_tf.placement.schedule import planned_orders
+
+_NOTHING = Handling(0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ def predict(
     """
     used = {problem.devices[device].name for device in schedule.assignment}
     step_ns = table.step.total_ns(client, used)
-    if not table.handling:
+    if not table.moving_interferes:
         queued = ready_queue(problem, schedule.assignment)
         return Prediction(schedule.makespan_ns, queued.makespan_ns, step_ns)
 
@@ -51,10 +53,12 @@ def predict(
         nbytes = tensor_bytes(coarse.tensors[transfer.tensor])
         return _handling_ns(problem, table, nbytes, transfer.source, transfer.target)
 
+    gpus = [k for k, device in enumerate(problem.devices) if device.name in table.gpus]
+
     def played_ns(orders: Sequence[Sequence[int]] | None) -> int:
-        alone_ns = execution_ns(problem, schedule.assignment, handling, orders)
+        alone_ns = execution_ns(problem, schedule.assignment, handling, orders, gpus)
         slower = _slowed(problem, schedule, table, alone_ns)
-        return execution_ns(slower, schedule.assignment, handling, orders)
+        return execution_ns(slower, schedule.assignment, handling, orders, gpus)
 
     return Prediction(played_ns(planned_orders(schedule)), played_ns(None), step_ns)
 
@@ -88,30 +92,33 @@ def with_handling(problem: Problem, coarse: CoarseGraph, table: CostTable) -> Pr
     """The problem with transfers as dear as they are when both of their ends are busy.
 
     The exact problem knows that a transfer takes time, not that it keeps its ends from computing;
-    a schedule of this one moves less, and may be the faster one in fact.
+    a schedule of this one moves less, and may be the faster one in fact. A GPU that receives has
+    mostly done all that it was given (see `placement.evaluate.execution`), and waits.
     """
     count = range(len(problem.devices))
+    waits = [device.name in table.gpus for device in problem.devices]
 
-    def dearer(index: int, tensor: Tensor) -> Tensor:
+    def dearer_ns(index: int, tensor: Tensor, source: int, target: int) -> int:
+        moved_ns = tensor.time_ns[source][target]
+        if source == target:
+            return 0
         nbytes = tensor_bytes(coarse.tensors[index])
-        return replace(
-            tensor,
-            time_ns=tuple(
-                tuple(
-                    0 if a == b
-                    else tensor.time_ns[a][b] + sum(_handling_ns(problem, table, nbytes, a, b))
-                    for b in count
-                )
-                for a in count
-            ),
-        )  # fmt: skip
+        handled_ns = sum(_handling_ns(problem, table, nbytes, source, target))
+        return moved_ns * (1 + waits[target]) + handled_ns
 
-    tensors = tuple(dearer(i, tensor) for i, tensor in enumerate(problem.tensors))
+    tensors = tuple(
+        replace(
+            tensor, time_ns=tuple(tuple(dearer_ns(i, tensor, a, b) for b in count) for a in count)
+        )
+        for i, tensor in enumerate(problem.tensors)
+    )
     return replace(problem, tensors=tensors)
 
 
 def _handling_ns(
     problem: Problem, table: CostTable, nbytes: int, source: int, target: int
 ) -> tuple[int, int]:
-    sender, receiver = (table.handling[problem.devices[k].name] for k in (source, target))
+    sender, receiver = (
+        table.handling.get(problem.devices[k].name, _NOTHING) for k in (source, target)
+    )
     return sender.sending_ns(nbytes), receiver.receiving_ns(nbytes)

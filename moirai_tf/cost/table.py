@@ -183,6 +183,16 @@ class CostTable:
         """Devices whose costs were computed, not measured."""
         return tuple(p.device.name for p in self.devices if p.source == ANALYTICAL)
 
+    @property
+    def gpus(self) -> frozenset[str]:
+        """Devices whose host launches ahead of what they run."""
+        return frozenset(p.device.name for p in self.devices if p.device.type == "GPU")
+
+    @property
+    def moving_interferes(self) -> bool:
+        """Whether moving a tensor is known to keep a device from computing."""
+        return bool(self.handling or self.gpus)
+
     def require_fit(self, graph: Graph, cluster: Cluster) -> None:
         """Checks that the table is one of this graph on this cluster.
 

@@ -153,12 +153,16 @@ class Events:
                 counts[event] += 1
         return counts
 
+    def transfer(self, event: int) -> Transfer:
+        """The transfer that an event is, without times."""
+        return self.transfers[event - len(self.problem.operators)]
+
     def duration_ns(self, event: int) -> int:
         """How long an event takes."""
         count = len(self.problem.operators)
         if event < count:
             return self.problem.operators[event].compute_ns[self.assignment[event]] or 0
-        transfer = self.transfers[event - count]
+        transfer = self.transfer(event)
         return self.problem.tensors[transfer.tensor].time_ns[transfer.source][transfer.target]
 
     def resources(self, event: int) -> tuple[int, ...]:
@@ -166,7 +170,7 @@ class Events:
         count = len(self.problem.operators)
         if event < count:
             return (self.assignment[event],)
-        transfer = self.transfers[event - count]
+        transfer = self.transfer(event)
         return channels_of(self.problem, transfer.source, transfer.target)
 
 
