@@ -133,7 +133,7 @@ class _Run:
         self.running: list[int | None] = [None for _ in devices]
         self.done_ns = [0 for _ in devices]
         """When what each device runs will be done, if no other transfer interrupts it."""
-        self.ready: list[deque[int]] = [deque() for _ in devices]
+        self.ready: list[dict[int, None]] = [{} for _ in devices]
         self.orders = {events.assignment[order[0]]: deque(order) for order in orders if order}
         self.launched_ns = dict.fromkeys(gpus, 0)
         """When each GPU will have run what it was given."""
@@ -175,7 +175,7 @@ class _Run:
             self._finish(event, now_ns)
         else:
             device = self.events.assignment[event]
-            self.ready[device].append(event)
+            self.ready[device][event] = None
             if device in self.launched_ns:
                 self._push(now_ns, _LAUNCH, event)
             else:
@@ -214,7 +214,7 @@ class _Run:
         self.last_ns = max(self.last_ns, self.launched_ns[device])
         self._finish(operator, now_ns)
         if self.ready[device]:
-            self._push(now_ns, _LAUNCH, self.ready[device][0])
+            self._push(now_ns, _LAUNCH, operator)
 
     def _copy(self, now_ns: int) -> None:
         """Copies start that can."""
@@ -259,11 +259,13 @@ class _Run:
         if not ready:
             return None
         if order is None:
-            return ready.popleft()
-        if not order or order[0] not in ready:
+            operator = next(iter(ready))
+        elif order and order[0] in ready:
+            operator = order.popleft()
+        else:
             return None
-        ready.remove(order[0])
-        return order.popleft()
+        del ready[operator]
+        return operator
 
     def _computed(self, operator: int, now_ns: int) -> None:
         """An operator is done, unless it was interrupted since this was foreseen."""
