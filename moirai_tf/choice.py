@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from moirai_tf.cluster.units import milliseconds
-from moirai_tf.cost.predict import Prediction, predict, with_handling
+from moirai_tf.cost.predict import Prediction, kept_latency_ns, predict, with_handling
 from moirai_tf.cost.table import CostTable
 from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.pipeline import need
 from moirai_tf.placement import Operator, Problem, Result, Schedule, check, simulate
 from moirai_tf.placement.evaluate.events import order_by_start
+from moirai_tf.placement.improve.by_prediction import improved
 from moirai_tf.placement.reductions import keep_chains
 
 LEAST_GAIN = 0.10
@@ -21,6 +22,10 @@ COMPUTED_LEAST_GAIN = 0.30
 """The same for computed costs, which miss published latencies by a quarter in the median, in the
 table of docs/costs.md; devices that differ differ in that, too."""
 _MOVES_LESS = "moves less than the fastest schedule, since moving keeps devices from computing"
+_IMPROVED = (
+    "is the fastest found in a search by predicted latency: the shortest schedule does not know that "
+    "moving keeps devices from computing"
+)
 _SPARES_HOSTS = (
     "spares the CPUs that launch kernels: the fastest schedule gains less than "
     f"{LEAST_GAIN:.0%} by computing on them, and kernels would start later"
@@ -50,12 +55,16 @@ class Chooser:
 
     @property
     def shares_of_time(self) -> tuple[float, float]:
-        """Shares of the time limit: of the exact problem, and of each other one of `fastest`."""
-        others = 2 * self.costs.moving_interferes + bool(self._hosts)
+        """Shares of the time limit: of the exact problem, and of each further search."""
+        others = 3 * self.costs.moving_interferes + bool(self._hosts)
         return (0.5, 0.5 / others) if others else (1.0, 0.0)
 
     def fastest(
-        self, problem: Problem, result: Result, solve: Callable[[Problem], Result]
+        self,
+        problem: Problem,
+        result: Result,
+        solve: Callable[[Problem], Result],
+        search_s: float,
     ) -> Result:
         """The answer, or one that moves less or spares hosts if that is predicted to be faster.
 
@@ -67,6 +76,7 @@ class Chooser:
           problem: what was solved.
           result: the answer.
           solve: finds an answer to another problem.
+          search_s: seconds to improve the best of these answers.
         """
         best, note = need(result.schedule), ""
         least_ns = self._kept_ns(problem, best)
@@ -81,12 +91,22 @@ class Chooser:
             predicted_ns = self._kept_ns(problem, schedule)
             if predicted_ns < allowed * least_ns and not check(problem, schedule):
                 best, least_ns, note = schedule, predicted_ns, reason
+        if self.costs.moving_interferes:
+            searched = self._searched(problem, best, search_s)
+            if searched.assignment != best.assignment and not check(problem, searched):
+                best, note = replace(searched, lower_bound_ns=result.lower_bound_ns), _IMPROVED
         if best is result.schedule:
             return result
         messages = (note, *result.messages)
         return replace(
             result, schedule=best, status=best.status, because="", messages=messages
         )  # fmt: skip
+
+    def _searched(self, problem: Problem, schedule: Schedule, search_s: float) -> Schedule:
+        """The schedule or a faster one, which uses hosts of GPUs only if the schedule does."""
+        sparing = self._sparing_hosts(problem)
+        within = problem if self._hosts_work(sparing, schedule) else sparing
+        return improved(within, schedule, lambda other: self._kept_ns(within, other), search_s)
 
     def worth_it(self, problem: Problem, result: Result) -> Result:
         """The answer, or the best single device if the predicted gain is too small."""
@@ -121,7 +141,7 @@ class Chooser:
         return predict(problem, schedule, self.coarse, self.costs, self.client)
 
     def _kept_ns(self, problem: Problem, schedule: Schedule) -> int:
-        return self.predicted(problem, schedule).latency_ns(order_kept=True)
+        return kept_latency_ns(problem, schedule, self.coarse, self.costs, self.client)
 
     def _others(self, problem: Problem) -> Iterator[tuple[Problem, float, str]]:
         """Problems whose answers may be faster, how much slower they may be, and what they do."""

@@ -169,11 +169,12 @@ class Place(PlaceOptions, Pass):
             share, other_share = chooser.shares_of_time
             with stage("search for the fastest schedule"):
                 problem, result = self._within(share).solve(problem, limits=limits)
-            with stage("compare with schedules that move less"):
+            with stage("look for schedules that move less"):
                 result = chooser.fastest(
                     problem,
                     result,
                     lambda other: solve(other, self._within(other_share), tell_progress),
+                    self.time_limit_s * other_share,
                 )
             result = chooser.worth_it(problem, result)
         else:

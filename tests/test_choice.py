@@ -36,7 +36,7 @@ def problem(coarse):
 def chosen(chain, coarse, problem, **costs):
     chooser = Chooser(coarse, table_of(chain, **costs), CPU)
     first = solve(problem, OPTIONS)
-    return first, chooser.fastest(problem, first, lambda other: solve(other, OPTIONS))
+    return first, chooser.fastest(problem, first, lambda other: solve(other, OPTIONS), 1.0)
 
 
 def test_moving_that_is_free_is_kept(chain, coarse, problem):
@@ -55,6 +55,11 @@ def test_what_keeps_devices_busy_is_not_moved(chain, coarse, problem):
     assert found.schedule.lower_bound_ns == first.schedule.lower_bound_ns
     assert found.status == found.schedule.status == "feasible"
     assert not check(problem, found.schedule)
+
+
+def test_gpus_have_more_than_one_answer(chain, coarse):
+    table = replace(table_of(chain), devices=(DeviceProfile(Device(GPU, "GPU"), "measure"),))
+    assert Chooser(coarse, table, CPU).shares_of_time == (0.5, 0.5 / 3)
 
 
 def test_costs_without_handling_have_one_answer(chain, coarse, problem):
@@ -81,7 +86,9 @@ def test_a_host_of_gpus_computes_where_that_is_worth_it(chain, coarse, problem, 
     costs = replace(table_of(chain, step=StepCost(1)), devices=devices)
     first = solve(near, OPTIONS)
     assert set(first.schedule.assignment) == {0}
-    found = Chooser(coarse, costs, CPU).fastest(near, first, lambda other: solve(other, OPTIONS))
+    found = Chooser(coarse, costs, CPU).fastest(
+        near, first, lambda other: solve(other, OPTIONS), 1.0
+    )
     assert (found is first) == host_works
     assert (1 in found.schedule.assignment) != host_works
 
@@ -90,7 +97,7 @@ def test_an_answer_that_cannot_be_found_changes_nothing(chain, coarse, problem):
     chooser = Chooser(coarse, table_of(chain, handling={CPU: DEAR, GPU: DEAR}), CPU)
     first = solve(problem, OPTIONS)
     nothing = replace(first, schedule=None, status="infeasible")
-    assert chooser.fastest(problem, first, lambda _: nothing) is first
+    assert chooser.fastest(problem, first, lambda _: nothing, 0.0) is first
 
 
 def test_a_worker_that_costs_more_than_it_gains_is_left_out(chain, coarse, problem):

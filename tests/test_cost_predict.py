@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from moirai_tf.cluster import Device as ClusterDevice
 from moirai_tf.cost.memory import peak_memory
-from moirai_tf.cost.predict import predict
-from moirai_tf.cost.table import Handling, StepCost
+from moirai_tf.cost.predict import kept_latency_ns, predict
+from moirai_tf.cost.table import DeviceProfile, Handling, StepCost
 from moirai_tf.placement import Device, Operator, Problem, Tensor, simulate
 from tests.cost_cases import table_of
 
@@ -44,6 +45,25 @@ def test_handling_of_tensors_is_in_it(chain, coarse):
     table = table_of(chain, handling={CPU: Handling(0, 0, 0, 0), GPU: Handling(0, 0, 90, 0)})
     found = predict(problem, schedule, coarse, table, CPU)
     assert found.planned_ns == found.queued_ns == 10 + 90 + 10 * (len(coarse) - 1)
+
+
+def test_a_gpu_receives_after_what_it_was_given(chain, coarse):
+    # The first operator ends on the CPU at 10; the GPU runs the third from 0 to 30, then its tensor
+    # comes in 3, and the second runs until 43. The schedule has the tensor there at 13.
+    problem = problem_of(coarse)
+    first, second, third = problem.operators[:3]
+    problem = replace(
+        problem,
+        operators=(first, second, replace(third, compute_ns=(30, 30))),
+        tensors=(Tensor(0, (1,), WAY),),
+    )
+    schedule = simulate(problem, [0, 1, 1], [0, 2, 1])
+    assert schedule.makespan_ns == 40
+    table = table_of(chain)
+    assert predict(problem, schedule, coarse, table, CPU).planned_ns == 40
+    table = replace(table, devices=(DeviceProfile(ClusterDevice(GPU, "GPU"), "measure"),))
+    assert predict(problem, schedule, coarse, table, CPU).planned_ns == 43
+    assert kept_latency_ns(problem, schedule, coarse, table, CPU) == 43
 
 
 def test_devices_that_compute_together_slow_down(chain, coarse):

@@ -43,24 +43,48 @@ def predict(
       table: the costs, with what handling tensors and a step cost where that was measured.
       client: the device of feeds and fetches.
     """
-    used = {problem.devices[device].name for device in schedule.assignment}
-    step_ns = table.step.total_ns(client, used)
+    step_ns = _step_ns(problem, schedule, table, client)
     if not table.moving_interferes:
         queued = ready_queue(problem, schedule.assignment)
         return Prediction(schedule.makespan_ns, queued.makespan_ns, step_ns)
+    planned_ns = _played_ns(problem, schedule, coarse, table, planned_orders(schedule))
+    return Prediction(planned_ns, _played_ns(problem, schedule, coarse, table, None), step_ns)
+
+
+def kept_latency_ns(
+    problem: Problem, schedule: Schedule, coarse: CoarseGraph, table: CostTable, client: str
+) -> int:
+    """The latency that `predict` gives a model that carries the order of a schedule."""
+    planned_ns = schedule.makespan_ns
+    if table.moving_interferes:
+        planned_ns = _played_ns(problem, schedule, coarse, table, planned_orders(schedule))
+    return _step_ns(problem, schedule, table, client) + planned_ns
+
+
+def _step_ns(problem: Problem, schedule: Schedule, table: CostTable, client: str) -> int:
+    used = {problem.devices[device].name for device in schedule.assignment}
+    return table.step.total_ns(client, used)
+
+
+def _played_ns(
+    problem: Problem,
+    schedule: Schedule,
+    coarse: CoarseGraph,
+    table: CostTable,
+    orders: Sequence[Sequence[int]] | None,
+) -> int:
+    """What operators and transfers take as the runtime plays them."""
 
     def handling(transfer: Transfer) -> tuple[int, int]:
         nbytes = tensor_bytes(coarse.tensors[transfer.tensor])
         return _handling_ns(problem, table, nbytes, transfer.source, transfer.target)
 
     gpus = [k for k, device in enumerate(problem.devices) if device.name in table.gpus]
-
-    def played_ns(orders: Sequence[Sequence[int]] | None) -> int:
-        alone_ns = execution_ns(problem, schedule.assignment, handling, orders, gpus)
-        slower = _slowed(problem, schedule, table, alone_ns)
-        return execution_ns(slower, schedule.assignment, handling, orders, gpus)
-
-    return Prediction(played_ns(planned_orders(schedule)), played_ns(None), step_ns)
+    alone_ns = execution_ns(problem, schedule.assignment, handling, orders, gpus)
+    if not table.slowdown:
+        return alone_ns
+    slower = _slowed(problem, schedule, table, alone_ns)
+    return execution_ns(slower, schedule.assignment, handling, orders, gpus)
 
 
 def _slowed(problem: Problem, schedule: Schedule, table: CostTable, makespan_ns: int) -> Problem:
