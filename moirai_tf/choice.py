@@ -23,7 +23,7 @@ COMPUTED_LEAST_GAIN = 0.30
 table of docs/costs.md; devices that differ differ in that, too."""
 _MOVES_LESS = "moves less than the fastest schedule, since moving keeps devices from computing"
 _IMPROVED = (
-    "is the fastest found in a search by predicted latency: the shortest schedule does not know that "
+    "is the fastest in a search by predicted latency: the shortest schedule does not know that "
     "moving keeps devices from computing"
 )
 _SPARES_HOSTS = (
