@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from moirai_tf.placement.deadline import Deadline
+from moirai_tf.placement.clock import Deadline
 from moirai_tf.placement.evaluate.events import order_by_start, simulate
 from moirai_tf.placement.problem import Problem
 from moirai_tf.placement.schedule import Schedule
