@@ -18,9 +18,9 @@ from moirai_tf.fusion.merge import DisjointSets
 from moirai_tf.fusion.options import FuseOptions
 from moirai_tf.graph.graph import CLIENT_OPS, Graph
 from moirai_tf.graph.prune import prune
-from moirai_tf.verify.examine import examine
+from moirai_tf.verify.examine import examined
 from moirai_tf.verify.options import VerifyOptions
-from moirai_tf.verify.report import VerifyReport
+from moirai_tf.verify.report import VerifyReport, proved
 from tests.placements import CPUS, place
 from tests.saved_models import graph_of
 
@@ -77,4 +77,5 @@ def _examine(model: Path, seed: int, options: Mapping[str, Any], *, coarse: bool
         work.mkdir()
         place(model, placed, placement=dealt(prune(graph_of(model)), seed, coarse=coarse))
         here = {device: device for device in CPUS}
-        return examine(model, placed, here, VerifyOptions(**grappler, **options), work)
+        wanted = VerifyOptions(**grappler, **options)
+        return proved(wanted, [examined(model, placed, here, wanted, work)])

@@ -18,10 +18,13 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from moirai_tf import MoiraiError, OnnxRunner, export_onnx, read_plan
+from moirai_tf import MoiraiError, OnnxRunner, export_onnx, read_plan, save_inputs
+from moirai_tf.export import onnx_convert
+from moirai_tf.export.onnx_convert import Job
 from moirai_tf.export.onnx_devices import assign
-from moirai_tf.export.onnx_graph import reads
+from moirai_tf.export.onnx_graph import reads, save_model
 from moirai_tf.export.onnx_parts import Part, parts_of
+from moirai_tf.runtime.child import Child
 from tests import exports
 from tests.placements import place
 from tests.saved_models import digest, edited
@@ -167,6 +170,120 @@ def test_equal_runs_give_equal_files(zoo_dir: ZooDir, tmp_path: Path) -> None:
     coarse = export_onnx(placed, tmp_path / "coarse", coarse_parts=True)
     assert len(coarse.manifest.parts) <= len(one.manifest.parts)
     equal(played(coarse.directory, ZOO["lstm"].inputs()), original(zoo_dir, "lstm"))
+
+
+def converted_as_large(job: Job, file: Path, _: float) -> dict[str, np.ndarray]:
+    """In place of `convert`: weights stay beside the graph, as if it were too large for them."""
+    return Child("conversion", timeout_s=300, longer="").call(as_large, job, file)
+
+
+def as_large(job: Job, file: Path) -> dict[str, np.ndarray]:
+    """What the child does."""
+    onnx_convert._LARGE_BYTES = 0
+    return onnx_convert._convert(job, file)
+
+
+def test_the_way_of_large_models_gives_the_same_model(
+    zoo_dir: ZooDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = scattered(zoo_dir, "conv_net_export", tmp_path)
+    options = {"inputs": str(tmp_path / "inputs.npz")}
+    one = export_onnx(placed, tmp_path / "one", **options)
+    monkeypatch.setattr("moirai_tf.export.onnx.convert", converted_as_large)
+    two = export_onnx(placed, tmp_path / "two", **options)
+    assert two.named == two.nodes == one.nodes
+    assert two.manifest.parts == one.manifest.parts
+    equal(
+        played(two.directory, ZOO["conv_net_export"].inputs()), original(zoo_dir, "conv_net_export")
+    )
+
+
+@pytest.mark.slow
+def test_more_than_two_gigabytes(tmp_path: Path) -> None:
+    """Two tables of 1.1 GB: neither a frozen graph nor an ONNX file can hold them."""
+
+    class Tables(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tables = [
+                tf.Variable(tf.random.stateless_normal([270_000, 1024], [seed, 0]))
+                for seed in (1, 2)
+            ]
+            self.kernel = tf.Variable(tf.random.stateless_normal([1024, 8], [3, 0]))
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 5], tf.int32, "ids")])
+        def serve(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
+            rows = [tf.reduce_mean(tf.gather(table, ids), axis=1) for table in self.tables]
+            return {"scores": tf.nn.relu(rows[0] * rows[1]) @ self.kernel}
+
+    model = Tables()
+    tf.saved_model.save(model, str(tmp_path / "model"), {"serving_default": model.serve})
+    ids = np.random.default_rng(0).integers(0, 270_000, (3, 5), dtype=np.int32)
+    expected = {"scores": model.serve(tf.constant(ids))["scores"].numpy()}
+    del model
+    place(tmp_path / "model", tmp_path / "placed", seed=1, input_shapes=("ids=3,5",))
+    save_inputs(tmp_path / "inputs.npz", {"ids": ids})
+    done = export_onnx(
+        tmp_path / "placed", tmp_path / "exported", inputs=str(tmp_path / "inputs.npz")
+    )
+    assert (done.directory / "model.weights").stat().st_size > 1 << 31
+    assert len(done.manifest.devices) == 2
+    assert done.named == done.nodes
+    equal(played(done.directory, {"ids": ids}), expected)
+
+
+class Sensitive(tf.Module):
+    """What it makes of the rounding of a product of matrices is larger than 1e-5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = tf.Variable(tf.random.stateless_normal([256, 256], [1, 0]))
+
+    @tf.function(input_signature=[tf.TensorSpec([2, 256], tf.float32, name) for name in ("a", "b")])
+    def serve(self, a: tf.Tensor, b: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": tf.sin(300 * (a @ self.kernel)) + b}
+
+
+def weight_off(model: Any) -> None:
+    """One of 65,536 weights is off by a thousandth."""
+    (kernel,) = (t for t in model.graph.initializer if list(t.dims) == [256, 256])
+    values = onnx.numpy_helper.to_array(kernel).copy()
+    values[3, 5] += 0.001
+    kernel.CopyFrom(onnx.numpy_helper.from_array(values, kernel.name))
+
+
+def inputs_swapped(model: Any) -> None:
+    for node in model.graph.node:
+        for k, name in enumerate(node.input):
+            node.input[k] = {"a": "b", "b": "a"}.get(name, name)
+
+
+@pytest.mark.parametrize("spoil", [None, weight_off, inputs_swapped])
+def test_rounding_is_allowed_and_nothing_more(
+    spoil: Callable[[Any], None] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Sensitive()
+    tf.saved_model.save(model, str(tmp_path / "model"), {"serving_default": model.serve})
+    place(tmp_path / "model", tmp_path / "placed", seed=1)
+
+    def spoilt(job: Job, file: Path, timeout_s: float) -> dict[str, np.ndarray]:
+        outputs = onnx_convert.convert(job, file, timeout_s)
+        if spoil is not None:
+            converted = onnx.load(file)
+            spoil(converted)
+            file.with_suffix(".weights").unlink()
+            save_model(converted, file)
+        return outputs
+
+    monkeypatch.setattr("moirai_tf.export.onnx.convert", spoilt)
+    if spoil is None:
+        done = export_onnx(tmp_path / "placed", tmp_path / "exported")
+        assert 1e-5 < done.error_whole < 4 * done.rounding < 0.01
+        assert f"changed in their last bit change it by {done.rounding:.1e}" in str(done)
+        return
+    with pytest.raises(MoiraiError, match="output 'y' of the whole differs by"):
+        export_onnx(tmp_path / "placed", tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
 
 
 def graph_of(edges: Mapping[str, str]) -> Any:

@@ -25,5 +25,7 @@ def test_warming_up_ends_when_steps_are_as_fast_as_before(least: int, calls: int
         while timing.time.perf_counter_ns() < end_ns:
             pass
 
-    timing.warm_up(step, least)
+    last = timing.warm_up(step, least)
     assert len(made) == calls
+    assert len(last) == 5
+    assert min(last) >= 200_000 * (calls - 4)  # the last five calls

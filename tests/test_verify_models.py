@@ -16,6 +16,7 @@ from tensorflow.python.saved_model.pywrap_saved_model import metrics
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.prune import prune
+from moirai_tf.progress import Stopwatch, observed
 from moirai_tf.rewrite.directory import remap
 from moirai_tf.rewrite.plan import Plan, PlanTransfer
 from moirai_tf.rewrite.plan_file import PLAN_FILE, plan_to_json, read_plan
@@ -195,6 +196,26 @@ def test_weights_that_differ(halves: Pair, tmp_path: Path) -> None:
     findings = pair.findings(SESSION_OFF)
     assert [(f.kind, f.names) for f in findings] == [("value", ("y",))]
     assert "output 'y' (float32[2, 8]) differs by" in findings[0].text
+
+    watch = Stopwatch()
+    with observed(watch):
+        both = pair.findings(VerifyOptions())
+    assert [f.text.split(": output")[0] for f in both] == [
+        f"{loader}, Grappler {mode}" for loader in ("tf2", "session") for mode in ("off", "on")
+    ]
+    assert ("session", "run the original") in [time.path for time in watch.times]
+
+
+def test_a_session_runs_the_original_only_where_outputs_differ(halves: Pair) -> None:
+    """Otherwise what the TF2 loader's original gave is what the Session's placed model gives."""
+    watch = Stopwatch()
+    with observed(watch):
+        report = verify(halves.original, halves.placed)
+    assert len(report.outputs) == len(report.proofs) == 4
+    assert {parity.bit_equal for parity in report.outputs} == {True}
+    stages = [time.path for time in watch.times]
+    assert ("tf2", "run the original") in stages
+    assert ("session", "run the original") not in stages
 
 
 def test_grappler_fuses_across_devices(tmp_path: Path) -> None:

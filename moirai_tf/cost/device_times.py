@@ -11,6 +11,7 @@ A GPU runs one kernel at a time anyway, so there the same steps are traced; see 
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -48,10 +49,12 @@ from moirai_tf.rewrite.kept_order import plan_order
 from moirai_tf.rewrite.make_plan import transfers_of, write_placed
 from moirai_tf.runtime.devices import full_name
 from moirai_tf.runtime.gpu_records import gpu_index
-from moirai_tf.runtime.timing import elapsed_ns, enough, warm_up
+from moirai_tf.runtime.timing import LEAST_STEPS, elapsed_ns, enough, warm_up
 
-_TRACED_WARMUP = 3
+_TRACED_WARMUP = 2
 """Traced steps that do not count: the device has run the model untraced already."""
+_LEAST_TRACED = 5
+"""Traced steps that count, of a model that takes long."""
 _LOGGER = logging.getLogger(__name__)
 _KEPT = 0.5
 """Part of the traced steps that counts: those whose kernels' total is nearest the median."""
@@ -189,9 +192,10 @@ class _TimedModel:
             step = opened.callable(fetches, feeds)
             bound = partial(step, *self.inputs.values())
             with stage("warm up"):
-                warm_up(bound, self.warmup)
-            with stage("run", self.repeats) as steps:
-                return [steps.counted(elapsed_ns(bound)) for _ in enough(self.repeats)]
+                warm = warm_up(bound, self.warmup)[: self.repeats]
+            more, least = self.repeats - len(warm), LEAST_STEPS - len(warm)
+            with stage("run", more) as steps:
+                return warm + [steps.counted(elapsed_ns(bound)) for _ in enough(more, least)]
 
     def _traced(self, placed: Path, device: str, latencies: Sequence[int]) -> TracedLayout:
         feeds, fetches = runs_of(self.model, self.graph, self.inputs)
@@ -205,7 +209,7 @@ class _TimedModel:
             loaded(self.cluster, placed, self.graph) as opened,
             stage("run traced", first + self.repeats) as counted,
         ):
-            for _ in chain(range(first), enough(self.repeats)):
+            for _ in chain(range(first), enough(self.repeats, _LEAST_TRACED)):
                 start = time.perf_counter_ns()
                 _, metadata = opened.run(fetches, fed, trace=True, graphs=not ops)
                 durations.append(time.perf_counter_ns() - start)
@@ -238,7 +242,7 @@ def _most(found: Sequence[Allocated]) -> Allocated:
 def _middle_half(steps: Sequence[DeviceStep]) -> list[DeviceStep]:
     totals = np.array([step.total_ns for step in steps])
     order = np.argsort(np.abs(totals - np.median(totals)), kind="stable")
-    return [steps[i] for i in order[: max(1, round(_KEPT * len(steps)))]]
+    return [steps[i] for i in order[: math.ceil(_KEPT * len(steps))]]
 
 
 def _means(rows: Sequence[Mapping[int, int]]) -> dict[int, float]:

@@ -176,9 +176,7 @@ def _in_sessions(
     }
     shared = pooled(times, facts)
     with stage("time all devices together"):
-        slowdown = measured_slowdown(
-            model, coarse, cluster, inputs, repeats=options.repeats, warmup=options.warmup
-        )
+        slowdown = measured_slowdown(model, coarse, cluster, inputs, repeats=options.repeats)
     return step, slowdown, {name: (shared[name], profiles[name]) for name in profiles}
 
 

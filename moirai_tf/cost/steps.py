@@ -37,6 +37,10 @@ from moirai_tf.runtime.timing import elapsed_ns, enough, medians_ns
 
 _REPEATS = 25
 _WARMUP = 5
+_FIRST_STEPS = 2
+"""Steps of a new Session that do not count."""
+_LEAST = 3
+"""Steps of a device alone, of a model that takes long, before all compute together and after."""
 
 
 def measured_step_cost(graph: Graph, cluster: Cluster, inputs: Mapping[str, Array]) -> StepCost:
@@ -100,7 +104,6 @@ def measured_slowdown(
     inputs: Mapping[str, Array],
     *,
     repeats: int,
-    warmup: int,
 ) -> dict[str, float]:
     """Device -> latency while all others compute / latency alone, at least 1.
 
@@ -124,12 +127,12 @@ def measured_slowdown(
             feeds, fetches = runs_of(model, graph, inputs)
             steps.append(partial(opened.callable(fetches, feeds), *inputs.values()))
         for step in steps:  # the workers are warm: their operators have been timed
-            for _ in enough(warmup, 2):
+            for _ in range(_FIRST_STEPS):
                 step()
         half = (repeats + 1) // 2
-        before = [_median_ns([elapsed_ns(step) for _ in enough(half, 4)]) for step in steps]
+        before = [_median_ns([elapsed_ns(step) for _ in enough(half, _LEAST)]) for step in steps]
         during = _together(steps, repeats)
-        after = [_median_ns([elapsed_ns(step) for _ in enough(half, 4)]) for step in steps]
+        after = [_median_ns([elapsed_ns(step) for _ in enough(half, _LEAST)]) for step in steps]
     return {
         name: round(max(1.0, 2 * d / (b + a)), 4)
         for name, b, d, a in zip(names, before, during, after, strict=True)
@@ -144,7 +147,7 @@ def _together(steps: Sequence[Callable[[], object]], repeats: int) -> list[float
 
     def work(number: int) -> None:
         try:
-            for _ in enough(repeats):
+            for _ in enough(repeats, 2 * _LEAST):
                 samples[number].append(elapsed_ns(steps[number]))
             done[number] = True
             while not failures and not all(done):  # the others are not alone yet

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from moirai_tf.errors import MoiraiError
@@ -19,6 +20,7 @@ from moirai_tf.export.onnx_graph import bodies, onnx_module, save_model
 from moirai_tf.model.input_files import Array
 from moirai_tf.runtime.child import Child, without_gpus
 from moirai_tf.runtime.failures import failure_of
+from moirai_tf.verify.parity import compare
 from moirai_tf.verify.run import Tf2Model
 
 _LEFT_OUT = "einsum_optimizer"
@@ -27,7 +29,11 @@ _LEFT_OUT = "einsum_optimizer"
 _ABOUT = {"Transpose": 0, "Shape": 0, "Squeeze": 0, "Unsqueeze": 0, "Conv": 1}
 """What optimizers add -> the input after whose maker it is called: a result, or weights."""
 
-_MOST_BYTES = (1 << 31) - 1
+_TRIALS = 3
+"""How often weights are changed."""
+_LARGE_BYTES = 2_000_000_000
+"""Weights of a model that TensorFlow cannot freeze into one message, which holds less than 2 GiB:
+they stay beside the graph while it is converted."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,54 @@ def convert(job: Job, file: Path, timeout_s: float) -> dict[str, Array]:
     Raises:
       MoiraiError: an operator has no counterpart in ONNX, tf2onnx fails, or it takes too long.
     """
-    child = Child(
-        "conversion to ONNX",
+    return _child("conversion to ONNX", timeout_s).call(_convert, job, file)
+
+
+def rounding(job: Job, timeout_s: float) -> dict[str, float]:
+    """Output -> how much it changes when all weights and inputs change in their last bit.
+
+    Relative to its largest value. A conversion that is right is the original with such changes: it
+    folds factors into weights, and sums in another order.
+
+    Raises:
+      MoiraiError: the original cannot be run.
+    """
+    return _child("trying how the model rounds", timeout_s).call(_rounding, job)
+
+
+def _child(purpose: str, timeout_s: float) -> Child:
+    return Child(
+        purpose,
         timeout_s=timeout_s,
         longer="allow more time (--export_timeout_s)",
         environment={**without_gpus(()), "PYTHONHASHSEED": "0"},
     )
-    return child.call(_convert, job, file)
+
+
+def _rounding(job: Job) -> dict[str, float]:
+    """What the child does."""
+    model = Tf2Model(job.model, job.tags, job.signature, on_cpu=True)
+    before = model.run(job.inputs, grappler=True, traced=False).outputs
+    found = dict.fromkeys(before, 0.0)
+    weights = [(variable, variable.numpy()) for variable in model.variables]
+    for seed in range(_TRIALS):
+        rng = np.random.default_rng(seed)
+        for variable, value in weights:
+            variable.assign(_shaken(value, rng))
+        inputs = {name: _shaken(array, rng) for name, array in job.inputs.items()}
+        after = model.run(inputs, grappler=True, traced=False).outputs
+        for name, value in before.items():
+            found[name] = max(found[name], compare("", name, value, after[name]).error)
+    return found
+
+
+def _shaken(value: Array, rng: np.random.Generator) -> Array:
+    """The same with every number of a wide type one step higher or lower."""
+    if value.dtype not in (np.float32, np.float64):
+        return value
+    ends = np.array([-np.inf, np.inf], value.dtype)
+    shaken: Array = np.nextafter(value, ends[rng.integers(0, 2, value.shape)])
+    return shaken
 
 
 def _convert(job: Job, file: Path) -> dict[str, Array]:
@@ -87,36 +134,33 @@ def _convert(job: Job, file: Path) -> dict[str, Array]:
 
 
 def _converted(job: Job) -> Any:
-    from tf2onnx import optimizer, tf_loader, tfonnx
+    from tf2onnx import optimizer, tf_loader, tf_utils, tfonnx
 
     _register_erfc()
     _name_by_operators()
     _order_sets()
+    weights = sum(file.stat().st_size for file in (job.model / "variables").glob("*.data-*"))
+    large = weights > _LARGE_BYTES
     try:
         frozen, inputs, outputs, tables, names = tf_loader.from_saved_model(
-            str(job.model), None, None, list(job.tags), [job.signature],
+            str(job.model), None, None, list(job.tags), [job.signature], large_model=large,
             return_initialized_tables=True, return_tensors_to_rename=True,
         )  # fmt: skip
+        beside = tf_utils.compress_graph_def(frozen) if large else None
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(frozen, name="")
             converted = tfonnx.process_tf_graph(
                 graph, opset=job.opset, input_names=inputs, output_names=outputs,
-                tensors_to_rename=names, initialized_tables=tables,
+                tensors_to_rename=names, initialized_tables=tables, const_node_values=beside,
             )  # fmt: skip
         known = optimizer._get_optimizers()
         used = {name: made for name, made in known.items() if name != _LEFT_OUT}
-        return optimizer.optimize_graph(converted, optimizers=used).make_model("moirai_tf")
+        # What catches errors copies the weights for every optimizer.
+        optimized = optimizer.optimize_graph(converted, catch_errors=not large, optimizers=used)
+        return optimized.make_model("moirai_tf")
     except MoiraiError:
         raise
     except Exception as error:  # tf2onnx asserts, and raises what its handlers do
-        checkpoint = sum(f.stat().st_size for f in (job.model / "variables").glob("*.data-*"))
-        if checkpoint > _MOST_BYTES:
-            raise MoiraiError(
-                f"the model has {checkpoint} bytes of weights",
-                why="TensorFlow freezes them into one message, which holds less than 2 GiB",
-                fix="export parts of the model as signatures of their own; or serve it with "
-                "TensorFlow Serving (moirai_export_serving)",
-            ) from error
         raise MoiraiError(
             f"tf2onnx cannot convert signature {job.signature!r}: {failure_of(error).text}",
             why="the ONNX model is what tf2onnx makes of the frozen signature",
@@ -189,7 +233,6 @@ def _order_sets() -> None:
 
 def _register_erfc() -> None:
     """Erfc(x) = 1 - Erf(x): Keras' exact gelu has it, and tf2onnx does not."""
-    import numpy as np
     from tf2onnx import utils
     from tf2onnx.handler import tf_op
 

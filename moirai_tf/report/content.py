@@ -51,6 +51,8 @@ class Content:
     verdict: str
     predicted_ns: int
     measured_ns: int | None
+    single_device_ns: int | None
+    """Predicted of the best single device; None if none can run the model."""
     lower_bound_ns: int
     devices: tuple[DeviceUse, ...]
     planned: Timeline
@@ -101,6 +103,7 @@ def content_of(placed_dir: str | Path, trace: str | Path | None = None) -> Conte
         verdict=verdict(summary),
         predicted_ns=summary.predicted_ns,
         measured_ns=None if measured is None else measured.latency_ns,
+        single_device_ns=summary.single_device_predicted_ns,
         lower_bound_ns=summary.lower_bound_ns,
         devices=_devices(plan, coarse, schedule),
         planned=planned,

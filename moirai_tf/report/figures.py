@@ -18,7 +18,7 @@ _COLOURS = (
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#dd8833", "#7799bb",
 )  # fmt: skip
 """Told apart with any colour vision, on light and on dark (after Paul Tol's `bright`)."""
-_GREY = "#8c8c8c"
+_GREY, _RED = "#8c8c8c", "#e0533a"
 _MOST_BARS = 1_500
 """Of one timeline: what is shorter than this part of it is drawn together with its neighbours."""
 _MANY_NODES = 1_500
@@ -114,7 +114,7 @@ def graph_figure(content: Content) -> go.Figure:
     figure = go.Figure()
     inside = [(a, b) for a, b in graph.edges if device_of[a] == device_of[b]]
     across = [(a, b) for a, b in graph.edges if device_of[a] != device_of[b]]
-    for title, edges, colour in (("same device", inside, _GREY), ("transfer", across, "#cc3311")):
+    for title, edges, colour in (("same device", inside, _GREY), ("transfer", across, _RED)):
         if edges:
             x, y = _lines(edges, place)
             figure.add_trace(
@@ -136,7 +136,7 @@ def graph_figure(content: Content) -> go.Figure:
             )  # fmt: skip
     figure.update_layout(
         height=420, margin={"l": 8, "r": 8, "t": 8, "b": 8}, dragmode="pan", hovermode="closest",
-        legend={"orientation": "h", "y": -0.02},
+        legend={"orientation": "h", "y": -0.02}, modebar={"bgcolor": "rgba(0,0,0,0)"},
     )  # fmt: skip
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
@@ -219,6 +219,7 @@ def latency_figure(content: Content) -> go.Figure:
         go.Bar(
             orientation="h", y=names, x=values, text=[f"{value:.3f} ms" for value in values],
             marker={"color": [_COLOURS[0], *[_GREY] * (len(names) - 1)]}, hoverinfo="skip",
+            textposition="inside", insidetextanchor="start",
         )
     )  # fmt: skip
     bound = content.lower_bound_ns / 1e6
@@ -243,7 +244,7 @@ def path_figure(content: Content) -> go.Figure:
     for label, ns in total.items():
         figure.add_bar(
             orientation="h", y=["critical path"], x=[ns / 1e6], name=label,
-            marker={"color": colour[label]}, hovertemplate="%{x:.3f} ms",
+            marker={"color": colour[label], "line": {"width": 0}}, hovertemplate="%{x:.3f} ms",
         )  # fmt: skip
     figure.update_layout(
         barmode="stack", height=150, margin={"l": 8, "r": 8, "t": 8, "b": 40},

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 _LONG_S = 3.0
+LEAST_STEPS = 7
+"""Repetitions of what takes long."""
 _ROUND = 5
 _MOST_ROUNDS = 12
 _STILL_FALLING = 0.98
@@ -22,7 +24,7 @@ def elapsed_ns(step: Callable[[], object]) -> int:
     return time.perf_counter_ns() - start
 
 
-def enough(repeats: int, least: int = 7) -> Iterator[int]:
+def enough(repeats: int, least: int = LEAST_STEPS) -> Iterator[int]:
     """Numbers of repetitions: so many, or fewer of what takes long.
 
     Long steps differ less from each other, and their medians need fewer of them.
@@ -44,7 +46,7 @@ def medians_ns(steps: Sequence[Callable[[], object]], *, repeats: int, warmup: i
     return [float(median) for median in np.median(samples[warmup:], axis=0)]
 
 
-def warm_up(step: Callable[[], object], least: int) -> None:
+def warm_up(step: Callable[[], object], least: int) -> list[int]:
     """Calls a step until it no longer gets faster.
 
     The first steps of a server that has just started are up to a third slower for seconds: its
@@ -53,12 +55,18 @@ def warm_up(step: Callable[[], object], least: int) -> None:
     Args:
       step: what is called.
       least: calls that are made in any case.
+
+    Returns:
+      Nanoseconds of the last calls, which were as fast as it gets.
     """
+    latest: list[int] = []
     for _ in range(least - _ROUND):
         step()
     before_ns = math.inf
     for _ in range(_MOST_ROUNDS):
-        round_ns = float(np.median([elapsed_ns(step) for _ in enough(_ROUND, 3)]))
+        latest = [elapsed_ns(step) for _ in enough(_ROUND, 3)]
+        round_ns = float(np.median(latest))
         if round_ns > _STILL_FALLING * before_ns:
-            return
+            break
         before_ns = round_ns
+    return latest

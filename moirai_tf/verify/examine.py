@@ -14,12 +14,7 @@ from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import chosen_inputs
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.importer import import_graph
-from moirai_tf.model.load import (
-    all_dense,
-    configure_logical_cpus,
-    give_memory_back,
-    logical_cpus,
-)
+from moirai_tf.model.load import all_dense, configure_logical_cpus, give_memory_back, logical_cpus
 from moirai_tf.model.saved_model import SavedModel, read_saved_model
 from moirai_tf.progress import stage
 from moirai_tf.rewrite.directory import unplaced
@@ -38,25 +33,12 @@ from moirai_tf.verify.report import (
     Examined,
     Finding,
     OutputParity,
+    Outputs,
     RunProof,
     VerifyReport,
-    proved,
 )
 from moirai_tf.verify.run import Run, SessionModel, Tf2Model
 from moirai_tf.verify.stand_in import stand_in_original, stand_in_placed
-
-
-def examine(
-    original: Path,
-    placed: Path,
-    devices: Mapping[str, str],
-    options: VerifyOptions,
-    work: Path,
-    cluster: Cluster | None = None,
-) -> VerifyReport:
-    """`examined` with all loaders, one after the other."""
-    found = examined(original, placed, devices, options, work, cluster)
-    return proved(options, [found])
 
 
 def examined(
@@ -66,6 +48,8 @@ def examined(
     options: VerifyOptions,
     work: Path,
     cluster: Cluster | None = None,
+    *,
+    placed_only: bool = False,
 ) -> Examined:
     """Runs both models in every way that the options ask for, and compares with the plan.
 
@@ -76,12 +60,13 @@ def examined(
       options: how to run the models.
       work: an empty directory for copies.
       cluster: the plan's devices with their addresses, to run the placed model there too.
+      placed_only: whether to leave the original, and comparing outputs with it, to others.
 
     Raises:
       MoiraiError: the models cannot be run or compared here.
     """
     with stage("read both models"):
-        subject = _subject(original, placed, devices, options, work, cluster)
+        subject = _subject(original, placed, devices, options, work, cluster, placed_only)
     configure_logical_cpus(logical_cpus(subject.devices.values()))
     give_memory_back()
     found = _Found()
@@ -96,7 +81,10 @@ def examined(
         tuple(subject.devices.items()), tuple(found.parities), tuple(found.proofs),
         tuple(found.notes), tuple(found.findings),
     )  # fmt: skip
-    return Examined(report, tuple(found.fixes))
+    outputs = {
+        grappler: run.outputs for runs in found.originals.values() for grappler, run in runs.items()
+    }
+    return Examined(report, tuple(found.fixes), outputs, found.uncompared)
 
 
 @dataclass(frozen=True)
@@ -118,6 +106,7 @@ class _Subject:
     cluster: Cluster | None
     tolerance: float
     """Allowed error of outputs where kernels differ."""
+    placed_only: bool
 
     @property
     def tf1(self) -> bool:
@@ -202,6 +191,8 @@ class _Found:
     fixes: list[str] = field(default_factory=list)
     """What helps where the original itself cannot be loaded or run."""
     findings: list[Finding] = field(default_factory=list)
+    uncompared: dict[bool, Outputs] = field(default_factory=dict)
+    """Whether Grappler was on -> what the placed model gave, if it alone is run."""
 
     def fail(self, loader: str, error: Exception) -> None:
         """Notes that the original cannot be loaded or run."""
@@ -218,6 +209,7 @@ def _subject(
     options: VerifyOptions,
     work: Path,
     cluster: Cluster | None,
+    placed_only: bool,
 ) -> _Subject:
     plan = read_plan(placed)
     models = unplaced(read_saved_model(original)), read_saved_model(placed)
@@ -234,6 +226,7 @@ def _subject(
         options=options,
         cluster=cluster,
         tolerance=tolerance_of(spec.dtype for o in graph.operators for spec in o.outputs),
+        placed_only=placed_only,
     )
 
 
@@ -247,18 +240,19 @@ def _placed_dirs(
 ) -> Iterator[tuple[str, Path]]:
     here = [loader for loader in options.loaders if loader != CLUSTER]
     if here:
-        yield from dict.fromkeys(
-            here, stand_in_placed(model, plan, devices, work / "placed")
-        ).items()
+        directory = stand_in_placed(model, plan, devices, work / "placed")
+        yield from ((loader, directory) for loader in here)
     if cluster is not None:
         yield CLUSTER, stand_in_placed(model, plan, {}, work / "cluster")
 
 
 def _examine_loader(subject: _Subject, loader: str, found: _Found) -> None:
     """Runs both models in every mode, one model loaded at a time, and compares."""
-    with stage("run the original"):
-        originals = _originals(subject, loader, found)
-    give_memory_back()
+    originals: Mapping[bool, Run | None] = dict.fromkeys(subject.options.grappler_modes)
+    if not subject.placed_only:
+        with stage("run the original"):
+            originals = _originals(subject, loader, found)
+        give_memory_back()
     placed = subject.placed(loader)
     wrong: list[Finding] = []
     for grappler, original in originals.items():
@@ -268,7 +262,7 @@ def _examine_loader(subject: _Subject, loader: str, found: _Found) -> None:
     del placed
     give_memory_back()
     if wrong:
-        _check_repeatable(subject, loader, originals)
+        _check_repeatable(subject, loader, found.originals[loader])
     found.findings.extend(wrong)
 
 
@@ -305,7 +299,7 @@ def _examine_run(
     subject: _Subject,
     loader: str,
     model: Tf2Model | SessionModel | ClusterModel,
-    original: Run,
+    original: Run | None,
     found: _Found,
     *,
     grappler: bool,
@@ -325,6 +319,9 @@ def _examine_run(
     tolerance = 0.0 if subject.exact(loader, grappler=grappler) else subject.tolerance
     with stage("prove where it ran"):
         _prove(subject, loader, name, placed, found, grappler=grappler)
+    if original is None:
+        found.uncompared[grappler] = Outputs(name, placed.outputs, tolerance)
+        return []
     return list(differences(name, original.outputs, placed.outputs, found.parities, tolerance))
 
 

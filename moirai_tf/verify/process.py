@@ -25,11 +25,13 @@ from moirai_tf.runtime.devices import check_models
 from moirai_tf.runtime.identity import worker_devices
 from moirai_tf.verify.examine import examined
 from moirai_tf.verify.options import CLUSTER, SESSION, TF2, VerifyOptions, check_verify_options
+from moirai_tf.verify.parity import differences
 from moirai_tf.verify.report import (
     MODEL,
     PLACEMENT,
     Examined,
     Finding,
+    OutputParity,
     VerifyReport,
     check_report,
     proved,
@@ -109,27 +111,53 @@ def inspect_placed(
         environment={**without_gpus(devices.values()), **_COMPARABLE},
     )
     paths = real_path(Path(original)), real_path(Path(placed))
-    parts = at_once([
-        partial(child.call, _examine, *paths, devices, replace(options, loaders=group), servers)
-        for group in _groups(paths[0], devices, options)
-    ])  # fmt: skip
+
+    def examine(options: VerifyOptions, *, placed_only: bool = False) -> Examined:
+        return child.call(_examine, *paths, devices, servers, options, placed_only=placed_only)
+
+    others = replace(options, loaders=tuple(x for x in options.loaders if x != TF2))
+    if not {TF2, SESSION} <= set(options.loaders):
+        parts = [examine(options)]
+    else:
+        alone = servers is None and plan.edits.split is None
+        calls = [
+            partial(examine, replace(options, loaders=(TF2,))),
+            partial(examine, others, placed_only=alone),
+        ]
+        room = _has_room_for_two(paths[0], devices)
+        first, second = at_once(calls) if room else [call() for call in calls]
+        if alone:
+            second = _compared(first, second) or examine(others)
+        parts = [first, second]
     report = proved(options, parts)
     return replace(report, findings=(*static, *report.findings))
 
 
-def _groups(
-    original: Path, devices: Mapping[str, str], options: VerifyOptions
-) -> list[tuple[str, ...]]:
-    """Loaders that share a process: TF2's has one of its own where there is room for two.
+def _has_room_for_two(original: Path, devices: Mapping[str, str]) -> bool:
+    """Whether two processes can run the models at the same time."""
+    return (
+        len(os.sched_getaffinity(0)) > 1
+        and bool(without_gpus(devices.values()))
+        and _needed_bytes(original) < _available_bytes()
+    )
 
-    A worker's run is compared with the Session's of the original.
+
+def _compared(reference: Examined, other: Examined) -> Examined | None:
+    """What a loader found of the placed model alone, compared with another loader's original.
+
+    None if that does not settle it: an output differs, or one of the two models did not run. Then
+    the loader's own run of the original tells whether the loader or the placement is the reason.
     """
-    others = tuple(loader for loader in options.loaders if loader != TF2)
-    if SESSION not in others or TF2 not in options.loaders or len(os.sched_getaffinity(0)) < 2:
-        return [options.loaders]
-    if without_gpus(devices.values()) and _needed_bytes(original) < _available_bytes():
-        return [(TF2,), others]
-    return [options.loaders]
+    parities: list[OutputParity] = []
+    for grappler, run in other.uncompared.items():
+        original = reference.originals.get(grappler, {})
+        if original.keys() != run.values.keys() or any(
+            differences(run.run, original, run.values, parities, run.tolerance)
+        ):
+            return None
+    if not parities or any(finding.kind == MODEL for finding in other.report.findings):
+        return None
+    return replace(other, report=replace(other.report, outputs=tuple(parities)))
 
 
 def _needed_bytes(original: Path) -> int:
@@ -191,9 +219,13 @@ def _examine(
     original: Path,
     placed: Path,
     devices: Mapping[str, str],
-    options: VerifyOptions,
     servers: Cluster | None,
+    options: VerifyOptions,
+    *,
+    placed_only: bool = False,
 ) -> Examined:
     """What the child does."""
     with tempfile.TemporaryDirectory(prefix="moirai_verify_") as work:
-        return examined(original, placed, devices, options, Path(work), servers)
+        return examined(
+            original, placed, devices, options, Path(work), servers, placed_only=placed_only
+        )

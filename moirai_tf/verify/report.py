@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.rewrite.plan import Plan
@@ -136,12 +137,26 @@ class VerifyReport:
 
 
 @dataclass(frozen=True)
+class Outputs:
+    """What a run of the placed model gave, still to be compared with the original's."""
+
+    run: str
+    values: Mapping[str, Any]
+    """Output -> array."""
+    tolerance: float
+
+
+@dataclass(frozen=True)
 class Examined:
     """What some loaders found."""
 
     report: VerifyReport
     fixes: tuple[str, ...]
     """What helps where the original itself cannot be loaded or run."""
+    originals: Mapping[bool, Mapping[str, Any]]
+    """Whether Grappler was on -> the original's outputs, as far as it ran."""
+    uncompared: Mapping[bool, Outputs]
+    """The same of the placed model, if it alone was run."""
 
 
 def proved(options: VerifyOptions, parts: Sequence[Examined]) -> VerifyReport:

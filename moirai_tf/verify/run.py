@@ -144,6 +144,11 @@ class Tf2Model:
         with loading():
             return load_with_devices(self._directory, self._tags)
 
+    @property
+    def variables(self) -> list[Any]:
+        """Those that the signature reads."""
+        return list(self._loaded.signatures[self._signature].variables)
+
     def run(self, inputs: Mapping[str, Array], *, grappler: bool, traced: bool = True) -> Run:
         """One inference; as `SessionModel.run`, but there are no step statistics.
 

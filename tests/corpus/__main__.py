@@ -28,8 +28,9 @@ from moirai_tf.graph.graph import Graph
 from moirai_tf.graph.prune import prune
 from moirai_tf.model.load import configure_logical_cpus
 from moirai_tf.model.validate import function_attrs
-from moirai_tf.verify.examine import examine
+from moirai_tf.verify.examine import examined as run_models
 from moirai_tf.verify.options import VerifyOptions
+from moirai_tf.verify.report import proved
 from tests.corpus import ENTRIES
 from tests.examiner import dealt
 from tests.import_differences import Executed, differences, main_call
@@ -86,13 +87,10 @@ def _row(name: str, flavour: str, grappler: str, folder: Path) -> Row:
         folder / "model", folder / "placed", seed=len(name), placement=lots, **options
     )  # fmt: skip
     (folder / "work").mkdir()
-    report = examine(
-        folder / "model",
-        folder / "placed",
-        dict(zip(CPUS, CPUS, strict=True)),
-        VerifyOptions(grappler=grappler, inputs=str(folder / "inputs.npz")),
-        folder / "work",
-    )
+    wanted = VerifyOptions(grappler=grappler, inputs=str(folder / "inputs.npz"))
+    here = dict(zip(CPUS, CPUS, strict=True))
+    found = run_models(folder / "model", folder / "placed", here, wanted, folder / "work")
+    report = proved(wanted, [found])
     faults = [f.text for f in report.findings]
     if flavour.startswith("tf2"):
         faults += report.notes
