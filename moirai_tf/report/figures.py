@@ -217,7 +217,7 @@ def latency_figure(content: Content) -> go.Figure:
     values = [ns / 1e6 for _, ns in content.latencies_ns]
     figure = go.Figure(
         go.Bar(
-            orientation="h", y=names, x=values, text=[f"{value:.3f} ms" for value in values],
+            orientation="h", y=names, x=values, text=[f" {value:.3f} ms" for value in values],
             marker={"color": [_COLOURS[0], *[_GREY] * (len(names) - 1)]}, hoverinfo="skip",
             textposition="inside", insidetextanchor="start",
         )

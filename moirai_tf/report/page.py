@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 _HEAVIEST = 15
+_WORTH_A_WORD = 0.01
+"""Share of the latency from which a step on the critical path is named."""
 _FEW = 25
 """Rows of the tables of heavy operators and of fusions that were missed."""
 
@@ -33,13 +35,13 @@ body { margin: 0 auto; max-width: 1200px; padding: 1rem; background: var(--paper
 h1 { font-size: 1.1rem; font-weight: 400; color: var(--faint); margin: 0; overflow-wrap: anywhere; }
 p.verdict { color: var(--ink); font-size: 1.5rem; line-height: 1.3; margin: 0.25rem 0 1rem; }
 h2 { font-size: 1.1rem; margin: 2rem 0 0.25rem; }
-p { margin: 0 0 0.5rem; color: var(--faint); }
+p { margin: 0 0 0.5rem; color: var(--faint); overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
 th, td { padding: 0.25rem 0.75rem 0.25rem 0; text-align: left; border-bottom: 1px solid var(--line);
   overflow-wrap: anywhere; }
 th { font-weight: 600; } td.number, th.number { text-align: right; white-space: nowrap; }
-td:not(.number) { min-width: 7rem; }
+td:not(.number) { min-width: 8.5rem; }
 """
 
 _SCRIPT = """
@@ -202,10 +204,10 @@ def _path_text(content: Content) -> str:
     if not content.path:
         return "No operator takes time."
     longest = max(content.path, key=lambda step: step.duration_ns)
-    if longest.kind == WAIT:
+    share = longest.duration_ns / max(1, content.planned.makespan_ns)
+    if longest.kind == WAIT or share < _WORTH_A_WORD:
         return "The critical path, by what it does."
     name = content.names.get(longest.name, longest.name)
-    share = longest.duration_ns / max(1, content.planned.makespan_ns)
     return f"The critical path. Its longest part is {longest.kind} of {name}: {share:.0%}."
 
 
