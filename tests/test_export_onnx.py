@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -223,6 +224,7 @@ def test_more_than_two_gigabytes(tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 270_000, (3, 5), dtype=np.int32)
     expected = {"scores": model.serve(tf.constant(ids))["scores"].numpy()}
     del model
+    gc.collect()
     place(tmp_path / "model", tmp_path / "placed", seed=1, input_shapes=("ids=3,5",))
     save_inputs(tmp_path / "inputs.npz", {"ids": ids})
     done = export_onnx(

@@ -6,6 +6,7 @@ give equal models.
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,9 @@ def _convert(job: Job, file: Path) -> dict[str, Array]:
             why="its outputs are what those of the ONNX model are compared with",
             fix=failure.fix,
         ) from error
+    gc.collect()
     model = _converted(job)
+    gc.collect()
     _name_unsupported(model)
     _produce_outputs(model, job.outputs)
     for output in model.graph.output:
@@ -153,10 +156,13 @@ def _converted(job: Job) -> Any:
                 graph, opset=job.opset, input_names=inputs, output_names=outputs,
                 tensors_to_rename=names, initialized_tables=tables, const_node_values=beside,
             )  # fmt: skip
+        del frozen, beside, graph
         known = optimizer._get_optimizers()
         used = {name: made for name, made in known.items() if name != _LEFT_OUT}
         # What catches errors copies the weights for every optimizer.
         optimized = optimizer.optimize_graph(converted, catch_errors=not large, optimizers=used)
+        del converted
+        gc.collect()  # what is left has the weights once; the model is their second copy
         return optimized.make_model("moirai_tf")
     except MoiraiError:
         raise
