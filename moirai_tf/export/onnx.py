@@ -129,7 +129,7 @@ class _Original:
             kind = str(value.dtype)
             allowed = TOLERANCES[kind] if kind in _NARROW else self.options.tolerance
             error = compare(what, name, value, onnx_array(found[name]), allowed).error
-            if allowed < error < np.inf and kind not in _NARROW:
+            if 0 < allowed < error < np.inf and kind not in _NARROW:
                 self._rounding = self._rounding or rounding(self.job, self.options.export_timeout_s)
                 allowed = max(allowed, _ROUNDINGS * self._rounding[name])
             if error > allowed:
