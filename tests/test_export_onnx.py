@@ -245,7 +245,7 @@ class Sensitive(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([2, 256], tf.float32, name) for name in ("a", "b")])
     def serve(self, a: tf.Tensor, b: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"y": tf.sin(300 * (a @ self.kernel)) + b}
+        return {"y": tf.sin(100 * (a @ self.kernel)) + b}
 
 
 def weight_off(model: Any) -> None:

@@ -131,7 +131,8 @@ class _Original:
             error = compare(what, name, value, onnx_array(found[name]), allowed).error
             if 0 < allowed < error < np.inf and kind not in _NARROW:
                 self._rounding = self._rounding or rounding(self.job, self.options.export_timeout_s)
-                allowed = max(allowed, _ROUNDINGS * self._rounding[name])
+                changed = min(_ROUNDINGS * self._rounding[name], TOLERANCES[kind])
+                allowed = max(allowed, changed)
             if error > allowed:
                 raise MoiraiError(
                     f"output {name!r} of the {what} differs by {error:.2g} of its largest value; "
