@@ -38,8 +38,10 @@ FAST = ("conv_net_export", "lstm", "cond")
 REST = (
     "bert", "gpt2", "esm2", "t5", "whisper", "vit", "swin", "two_tower", "ensemble", "mlp",
     "called_twice", "custom_gradient", "tied_embeddings", "lookup_table", "tf1",
-    "two_signatures", "module",
+    "two_signatures", "module", "inception_v3",
 )  # fmt: skip
+ROUNDED = {"inception_v3": 1e-3}
+"""Where TensorFlow itself is off by more than 1e-5, by how much two answers may differ."""
 NAMED = {"lstm": 0.75, "tf1": 0.75}
 """Share of nodes whose device must come from the plan by name; 1 elsewhere."""
 REFUSED = {
@@ -79,14 +81,16 @@ def played(directory: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
     return {name: tensors[name] for name in manifest["outputs"]}
 
 
-def equal(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+def equal(
+    found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], error: float = 1e-5
+) -> None:
     """Within 1e-5 of an output's largest value."""
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert found[key].dtype == texts(value).dtype
         if value.dtype.kind == "f":
             scale = float(np.abs(value).max())
-            np.testing.assert_allclose(found[key], value, rtol=0, atol=1e-5 * scale)
+            np.testing.assert_allclose(found[key], value, rtol=0, atol=error * scale)
         else:
             np.testing.assert_array_equal(found[key], texts(value))
 
@@ -105,10 +109,11 @@ def test_models_are_right_whole_and_in_parts(name: str, zoo_dir: ZooDir, tmp_pat
     whole = onnxruntime.InferenceSession(str(done.directory / "model.onnx"))
     names = [output.name for output in whole.get_outputs()]
     answers = whole.run(names, {key: texts(value) for key, value in inputs.items()})
-    equal(dict(zip(names, answers, strict=True)), expected)
-    equal(played(done.directory, inputs), expected)
+    error = ROUNDED.get(name, 1e-5)
+    equal(dict(zip(names, answers, strict=True)), expected, error)
+    equal(played(done.directory, inputs), expected, error)
     with OnnxRunner(done.directory) as runner:
-        equal(runner(inputs), expected)
+        equal(runner(inputs), expected, error)
         assert set(runner.placed().values()) <= {("CPUExecutionProvider",), ()}
 
     assert done.named / done.nodes >= NAMED.get(name, 1.0)
