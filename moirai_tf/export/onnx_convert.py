@@ -6,7 +6,6 @@ give equal models.
 
 from __future__ import annotations
 
-import gc
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import tensorflow as tf
 from moirai_tf.errors import MoiraiError
 from moirai_tf.export.onnx_graph import bodies, onnx_module, save_model
 from moirai_tf.model.input_files import Array
+from moirai_tf.model.load import give_memory_back
 from moirai_tf.runtime.child import Child, without_gpus
 from moirai_tf.runtime.failures import failure_of
 from moirai_tf.verify.parity import compare
@@ -121,9 +121,9 @@ def _convert(job: Job, file: Path) -> dict[str, Array]:
             why="its outputs are what those of the ONNX model are compared with",
             fix=failure.fix,
         ) from error
-    gc.collect()
+    give_memory_back()
     model = _converted(job)
-    gc.collect()
+    give_memory_back()
     _name_unsupported(model)
     _produce_outputs(model, job.outputs)
     for output in model.graph.output:
@@ -162,7 +162,7 @@ def _converted(job: Job) -> Any:
         # What catches errors copies the weights for every optimizer.
         optimized = optimizer.optimize_graph(converted, catch_errors=not large, optimizers=used)
         del converted
-        gc.collect()  # what is left has the weights once; the model is their second copy
+        give_memory_back()  # what is left has the weights once; the model is their second copy
         return optimized.make_model("moirai_tf")
     except MoiraiError:
         raise
