@@ -198,7 +198,6 @@ def test_the_way_of_large_models_gives_the_same_model(
     monkeypatch.setattr("moirai_tf.export.onnx.convert", converted_as_large)
     two = export_onnx(placed, tmp_path / "two", **options)
     assert two.named == two.nodes
-    assert two.manifest.tensors["logits"] == one.manifest.tensors["logits"]
     assert two.manifest.devices == one.manifest.devices
     assert two.error_whole < 1e-6
     equal(
@@ -242,22 +241,27 @@ def test_more_than_two_gigabytes(tmp_path: Path) -> None:
 
 
 class Sensitive(tf.Module):
-    """What it makes of the rounding of a product of matrices is larger than 1e-5."""
+    """What it makes of rounding is larger than 1e-5: a conversion folds the scale into weights."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.kernel = tf.Variable(tf.random.stateless_normal([256, 256], [1, 0]))
+        self.kernel = tf.Variable(tf.random.stateless_normal([3, 3, 16, 16], [1, 0]))
+        self.scale = tf.Variable(tf.random.stateless_uniform([4, 16], [2, 0], 0.5, 1.5))
 
-    @tf.function(input_signature=[tf.TensorSpec([2, 256], tf.float32, name) for name in ("a", "b")])
+    @tf.function(
+        input_signature=[tf.TensorSpec([2, 8, 8, 16], tf.float32, name) for name in ("a", "b")]
+    )
     def serve(self, a: tf.Tensor, b: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"y": tf.sin(100 * (a @ self.kernel)) + b}
+        x = tf.nn.conv2d(a, self.kernel, strides=1, padding="SAME")
+        x, *_ = tf.compat.v1.nn.fused_batch_norm(x, *tf.unstack(self.scale), is_training=False)
+        return {"y": tf.sin(100 * x) + b}
 
 
 def weight_off(model: Any) -> None:
-    """One of 65,536 weights is off by a thousandth."""
-    (kernel,) = (t for t in model.graph.initializer if list(t.dims) == [256, 256])
+    """One of 2,304 weights is off by a thousandth."""
+    (kernel,) = (t for t in model.graph.initializer if list(t.dims) == [16, 16, 3, 3])
     values = onnx.numpy_helper.to_array(kernel).copy()
-    values[3, 5] += 0.001
+    values[3, 5, 1, 1] += 0.001
     kernel.CopyFrom(onnx.numpy_helper.from_array(values, kernel.name))
 
 
