@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tensorflow.core.framework import function_pb2
+from tensorflow.core.framework import function_pb2, node_def_pb2
 
-from moirai_tf.graph.graph import Graph, TensorRef
+from moirai_tf.graph.graph import Graph, Operator, TensorRef
 from moirai_tf.graph.shapes import enum_of
 from moirai_tf.model.op_types import definition, outputs_of
 from moirai_tf.model.validate import BACK_EDGE_SOURCES
@@ -86,6 +86,18 @@ def _ancestors(graph: Graph, of: Iterable[int]) -> set[int]:
     return found
 
 
+def _rewired(operator: Operator, inputs: Sequence[str], before: Sequence[str]) -> Any:
+    """The node of an operator, with its inputs in a function."""
+    node = node_def_pb2.NodeDef()
+    node.CopyFrom(operator.node)
+    node.name = operator.name
+    for attribute in ("_class", "_output_shapes"):
+        node.attr.pop(attribute, None)
+    del node.input[:]
+    node.input.extend([*inputs, *(f"^{name}" for name in before)])
+    return node
+
+
 def function_of(
     name: str,
     graph: Graph,
@@ -117,20 +129,13 @@ def function_of(
         argument, ports = next(a for a in outputs.arguments.items() if ref.port in a[1])
         return f"{operator.name}:{argument}:{ref.port - ports.start}"
 
-    for i in members:
-        operator = graph.operators[i]
-        node = made.node_def.add()
-        node.CopyFrom(operator.node)
-        node.name = operator.name
-        for attribute in ("_class", "_output_shapes"):
-            node.attr.pop(attribute, None)
-        before = (c for c in operator.controls if c in inside)
-        del node.input[:]
-        node.input.extend(text(ref) for ref in operator.inputs)
-        node.input.extend(f"^{graph.operators[c].name}" for c in before)
+    for operator in map(graph.operators.__getitem__, members):
+        before = [graph.operators[c].name for c in operator.controls if c in inside]
+        inputs = [text(ref) for ref in operator.inputs]
+        made.node_def.add().CopyFrom(_rewired(operator, inputs, before))
         if operator.awaited:
-            made.signature.control_output.append(node.name)
-            made.control_ret[node.name] = node.name
+            made.signature.control_output.append(operator.name)
+            made.control_ret[operator.name] = operator.name
     for k, ref in enumerate(results):
         made.signature.output_arg.add(name=f"result_{k}", type=enum_of(graph.spec(ref).dtype))
         made.ret[f"result_{k}"] = text(ref)

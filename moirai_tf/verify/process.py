@@ -102,6 +102,19 @@ def inspect_placed(
         static = _static_findings(Path(original), Path(placed))
     if not plan.placement:
         return VerifyReport((), (), (), (), tuple(static))
+    parts = _found_by_children(Path(original), Path(placed), plan, servers, options)
+    report = proved(options, parts)
+    return replace(report, findings=(*static, *report.findings))
+
+
+def _found_by_children(
+    original: Path,
+    placed: Path,
+    plan: Plan,
+    servers: Cluster | None,
+    options: VerifyOptions,
+) -> list[Examined]:
+    """What processes of their own find, at the same time if there is room for two."""
     devices = stand_ins_here(plan)
     give_memory_back()
     child = Child(
@@ -110,27 +123,24 @@ def inspect_placed(
         longer="allow more time (--verify_timeout_s), or smaller inputs (--inputs)",
         environment={**without_gpus(devices.values()), **_COMPARABLE},
     )
-    paths = real_path(Path(original)), real_path(Path(placed))
+    paths = real_path(original), real_path(placed)
 
     def examine(options: VerifyOptions, *, placed_only: bool = False) -> Examined:
         return child.call(_examine, *paths, devices, servers, options, placed_only=placed_only)
 
-    others = replace(options, loaders=tuple(x for x in options.loaders if x != TF2))
     if not {TF2, SESSION} <= set(options.loaders):
-        parts = [examine(options)]
-    else:
-        alone = servers is None and plan.edits.split is None
-        calls = [
-            partial(examine, replace(options, loaders=(TF2,))),
-            partial(examine, others, placed_only=alone),
-        ]
-        room = _has_room_for_two(paths[0], devices)
-        first, second = at_once(calls) if room else [call() for call in calls]
-        if alone:
-            second = _compared(first, second) or examine(others)
-        parts = [first, second]
-    report = proved(options, parts)
-    return replace(report, findings=(*static, *report.findings))
+        return [examine(options)]
+    others = replace(options, loaders=tuple(x for x in options.loaders if x != TF2))
+    alone = servers is None and plan.edits.split is None
+    calls = [
+        partial(examine, replace(options, loaders=(TF2,))),
+        partial(examine, others, placed_only=alone),
+    ]
+    room = _has_room_for_two(paths[0], devices)
+    first, second = at_once(calls) if room else [call() for call in calls]
+    if alone:
+        second = _compared(first, second) or examine(others)
+    return [first, second]
 
 
 def _has_room_for_two(original: Path, devices: Mapping[str, str]) -> bool:
