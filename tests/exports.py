@@ -43,6 +43,11 @@ def scattered(
     return folder / "placed"
 
 
+def in_short_runs(zoo_dir: Callable[[str], Path], name: str, folder: Path) -> Path:
+    """The same in runs of two operators, so that there are many parts."""
+    return scattered(zoo_dir, name, folder, Scatter(seed=3, run=2))
+
+
 def refused_on_full_disk(
     module: str, last: str, export: str, *arguments: Path, room: int
 ) -> tuple[bool, str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,17 +18,15 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from moirai_tf import MoiraiError, OnnxRunner, export_onnx, read_plan, save_inputs
+from moirai_tf import MoiraiError, OnnxRunner, export_onnx, save_inputs
 from moirai_tf.export import onnx_convert
 from moirai_tf.export.onnx_convert import Job
 from moirai_tf.export.onnx_devices import assign
-from moirai_tf.export.onnx_graph import reads, save_model
-from moirai_tf.export.onnx_parts import Part, parts_of
+from moirai_tf.export.onnx_graph import save_model
 from moirai_tf.runtime.child import Child
 from tests import exports
 from tests.placements import place
-from tests.saved_models import digest, edited
-from tests.scatter import Scatter
+from tests.saved_models import digest
 from tests.zoo import ZOO
 
 ZooDir = Callable[[str], Path]
@@ -50,11 +47,6 @@ REFUSED = {
     "jit_compile": "StatefulPartitionedCall",
     "mixed_precision": "bfloat16",
 }
-
-
-def scattered(zoo_dir: ZooDir, name: str, folder: Path) -> Path:
-    """In short runs, so that there are many parts."""
-    return exports.scattered(zoo_dir, name, folder, Scatter(seed=3, run=2))
 
 
 def texts(array: np.ndarray) -> np.ndarray:
@@ -103,7 +95,7 @@ def layers(graph: Any) -> set[str]:
     "name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in REST)]
 )
 def test_models_are_right_whole_and_in_parts(name: str, zoo_dir: ZooDir, tmp_path: Path) -> None:
-    placed = scattered(zoo_dir, name, tmp_path)
+    placed = exports.in_short_runs(zoo_dir, name, tmp_path)
     done = export_onnx(placed, tmp_path / "exported", inputs=str(tmp_path / "inputs.npz"))
     expected, inputs = original(zoo_dir, name), ZOO[name].inputs()
     whole = onnxruntime.InferenceSession(str(done.directory / "model.onnx"))
@@ -161,7 +153,7 @@ def check_triton(directory: Path, name: str) -> None:
     "name", ["switch_case", *(pytest.param(n, marks=pytest.mark.slow) for n in list(REFUSED)[1:])]
 )
 def test_what_onnx_lacks_is_named(name: str, zoo_dir: ZooDir, tmp_path: Path) -> None:
-    placed = scattered(zoo_dir, name, tmp_path)
+    placed = exports.in_short_runs(zoo_dir, name, tmp_path)
     with pytest.raises(MoiraiError, match=REFUSED[name]):
         export_onnx(placed, tmp_path / "exported", inputs=str(tmp_path / "inputs.npz"))
     assert {path.name for path in tmp_path.iterdir()} == {"inputs.npz", "placed", "placed.npz"}
@@ -169,7 +161,7 @@ def test_what_onnx_lacks_is_named(name: str, zoo_dir: ZooDir, tmp_path: Path) ->
 
 def test_equal_runs_give_equal_files(zoo_dir: ZooDir, tmp_path: Path) -> None:
     """And fewer parts if they are to be coarse; both are right."""
-    placed = scattered(zoo_dir, "lstm", tmp_path)
+    placed = exports.in_short_runs(zoo_dir, "lstm", tmp_path)
     one = export_onnx(placed, tmp_path / "one" / "m")
     two = export_onnx(placed, tmp_path / "two" / "m")
     assert digest(one.directory) == digest(two.directory)
@@ -192,7 +184,7 @@ def as_large(job: Job, file: Path) -> dict[str, np.ndarray]:
 def test_the_way_of_large_models_gives_the_same_model(
     zoo_dir: ZooDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    placed = scattered(zoo_dir, "conv_net_export", tmp_path)
+    placed = exports.in_short_runs(zoo_dir, "conv_net_export", tmp_path)
     options = {"inputs": str(tmp_path / "inputs.npz")}
     one = export_onnx(placed, tmp_path / "one", **options)
     monkeypatch.setattr("moirai_tf.export.onnx.convert", converted_as_large)
@@ -299,65 +291,6 @@ def test_rounding_is_allowed_and_nothing_more(
     assert not (tmp_path / "exported").exists()
 
 
-def graph_of(edges: Mapping[str, str]) -> Any:
-    """Nodes called like what they make; `edges` says what each reads."""
-    nodes = [
-        onnx.helper.make_node("Sum", list(reads), [name], name) for name, reads in edges.items()
-    ]
-    last = nodes[-1].output[0]
-    return onnx.helper.make_graph(
-        nodes, "g", [onnx.helper.make_tensor_value_info("x", 1, [1])],
-        [onnx.helper.make_tensor_value_info(last, 1, [1])],
-    )  # fmt: skip
-
-
-def cut(edges: Mapping[str, str], devices: str, **options: Any) -> Sequence[str]:
-    graph = graph_of(edges)
-    starts = options.pop("starts_ns", {})
-    parts = parts_of(graph, devices, list(edges), starts, **options)
-    return ["".join(graph.node[i].name for i in part.nodes) for part in parts]
-
-
-def test_parts_by_hand() -> None:
-    """a and c on 0, b on 1. b can run beside c, so a ends first; d waits for b."""
-    fork = {"a": "x", "b": "a", "c": "a", "d": "bc"}
-    assert cut(fork, "0100") == ["a", "b", "c", "d"]
-    assert cut(fork, "0100", coarse=True) == ["ac", "b", "d"]
-    assert cut(fork, "0000") == ["abcd"]
-    # b waits for c as well: nothing could run beside c, so a and c are one.
-    assert cut({"a": "x", "c": "a", "b": "ac", "d": "b"}, "0010") == ["ac", "b", "d"]
-    # Of two that are ready the schedule starts e first; nobody waits for it.
-    assert cut({"a": "x", "c": "a", "e": "x", "b": "a"}, "0001", starts_ns={"a": 5, "b": 7}) == [
-        "ea", "c", "b",
-    ]  # fmt: skip
-
-
-def test_parts_say_what_flows() -> None:
-    graph = graph_of({"a": "x", "b": "a", "c": "ab"})
-    assert parts_of(graph, "010", "abc", {}) == (
-        Part("0", (0,), ("x",), ("a",)),
-        Part("1", (1,), ("a",), ("b",)),
-        Part("0", (2,), ("a", "b"), ("c",)),
-    )
-
-
-def test_what_bodies_capture_is_read() -> None:
-    """The branch reads `w` from outside, two levels deep, and makes `t` itself."""
-    inner = onnx.helper.make_graph(
-        [onnx.helper.make_node("Add", ["t", "w"], ["u"])], "inner", [],
-        [onnx.helper.make_tensor_value_info("u", 1, [1])],
-    )  # fmt: skip
-    outer = onnx.helper.make_graph(
-        [
-            onnx.helper.make_node("Abs", ["v"], ["t"]),
-            onnx.helper.make_node("If", ["c"], ["r"], then_branch=inner, else_branch=inner),
-        ],
-        "outer", [], [onnx.helper.make_tensor_value_info("r", 1, [1])],
-    )  # fmt: skip
-    node = onnx.helper.make_node("If", ["p"], ["y"], then_branch=outer, else_branch=outer)
-    assert reads(node) == ["p", "v", "c", "w"]
-
-
 def test_devices_by_name_and_by_neighbours(zoo_dir: ZooDir, tmp_path: Path) -> None:
     """By name, number stripped, scope, the tensor made; else the reader's, else the producer's."""
     placement = {"call/a": "/device:CPU:1", "call/loop": "/device:CPU:1", "x": "/device:CPU:0"}
@@ -396,7 +329,7 @@ def test_gpus_have_providers_groups_and_options(zoo_dir: ZooDir, tmp_path: Path)
 
 def test_onnx_runtime_takes_the_session_options(zoo_dir: ZooDir, tmp_path: Path) -> None:
     """On a machine with CPUs alone; its own record says that nothing is elsewhere."""
-    done = export_onnx(scattered(zoo_dir, "cond", tmp_path), tmp_path / "exported")
+    done = export_onnx(exports.in_short_runs(zoo_dir, "cond", tmp_path), tmp_path / "exported")
     options = json.loads((done.directory / "session_options.json").read_text())
     chosen = onnxruntime.SessionOptions()
     for key, value in options["config"].items():
@@ -411,7 +344,7 @@ def test_onnx_runtime_takes_the_session_options(zoo_dir: ZooDir, tmp_path: Path)
 
 
 def test_several_threads_may_call(zoo_dir: ZooDir, tmp_path: Path) -> None:
-    done = export_onnx(scattered(zoo_dir, "lstm", tmp_path), tmp_path / "exported")
+    done = export_onnx(exports.in_short_runs(zoo_dir, "lstm", tmp_path), tmp_path / "exported")
     batches = [ZOO["lstm"].inputs(seed=seed, batch=seed + 1) for seed in range(8)]
     with OnnxRunner(done.directory) as runner, ThreadPoolExecutor(4) as threads:
         alone = [runner(batch) for batch in batches]
@@ -422,101 +355,3 @@ def test_several_threads_may_call(zoo_dir: ZooDir, tmp_path: Path) -> None:
         with pytest.raises(MoiraiError, match=r"part_\d+.onnx on /device:CPU:\d fails"):
             runner(tokens=np.zeros((1, 3, 3), np.int32))
         np.testing.assert_array_equal(runner(batches[0])["output_0"], alone[0]["output_0"])
-
-
-def test_a_manifest_that_was_changed_is_refused(zoo_dir: ZooDir, tmp_path: Path) -> None:
-    done = export_onnx(scattered(zoo_dir, "cond", tmp_path), tmp_path / "exported")
-    manifest = done.directory / "manifest.json"
-    values = json.loads(manifest.read_text())
-    assert len(values["parts"]) > 1
-    for change, match in (
-        ({"parts": values["parts"][::-1]}, "nothing before makes"),
-        ({"schema": 9}, "schema"),
-        ({"outputs": ["z"]}, "'z' is missing"),
-        ({"parts": [{**p, "file": "../x.onnx"} for p in values["parts"]]}, "outside"),
-    ):
-        manifest.write_text(json.dumps({**values, **change}))
-        with pytest.raises(MoiraiError, match=match):
-            OnnxRunner(done.directory)
-    manifest.write_text(json.dumps(values))
-    (done.directory / values["parts"][0]["file"]).write_bytes(b"no model")
-    with pytest.raises(MoiraiError, match="cannot load"):
-        OnnxRunner(done.directory)
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"signature": "encode"}, "'encode' was not placed, but 'serving_default'"),
-        ({"opset": 19}, "opset is 19"),
-        ({"tolerance": 2.0}, "tolerance is 2.0"),
-        ({"inputs": "nowhere.npz"}, "cannot be read"),
-    ],
-)
-def test_options_that_give_no_model(
-    options: dict[str, Any], match: str, zoo_dir: ZooDir, tmp_path: Path
-) -> None:
-    place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1)
-    with pytest.raises(MoiraiError, match=match):
-        export_onnx(tmp_path / "placed", tmp_path / "exported", **options)
-    assert [path.name for path in tmp_path.iterdir()] == ["placed"]
-
-
-def test_an_output_that_exists_is_left_alone(zoo_dir: ZooDir, tmp_path: Path) -> None:
-    place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1)
-    (tmp_path / "exported").mkdir()
-    (tmp_path / "exported" / "mine").touch()
-    with pytest.raises(MoiraiError, match="exists and is not empty"):
-        export_onnx(tmp_path / "placed", tmp_path / "exported")
-    assert [p.name for p in (tmp_path / "exported").iterdir()] == ["mine"]
-
-
-def test_damaged_weights_are_told(zoo_dir: ZooDir, tmp_path: Path) -> None:
-    place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1)
-    data = tmp_path / "placed" / "variables" / "variables.data-00000-of-00001"
-    data.unlink()  # it is a link to the original's
-    data.write_bytes(b"short")
-    with pytest.raises(MoiraiError, match="the original cannot be run") as refused:
-        export_onnx(tmp_path / "placed", tmp_path / "exported")
-    assert "variables/" in refused.value.fix
-    assert [path.name for path in tmp_path.iterdir()] == ["placed"]
-
-
-def test_an_original_that_answers_otherwise_is_told(zoo_dir: ZooDir, tmp_path: Path) -> None:
-    """A signature that gives one tensor twice: tf2onnx has one name for it."""
-
-    def twice(meta_graph: Any) -> None:
-        outputs = meta_graph.signature_def["serving_default"].outputs
-        outputs["again"].CopyFrom(outputs["logits"])
-
-    edited(zoo_dir("two_signatures"), tmp_path / "model", twice)
-    place(tmp_path / "model", tmp_path / "placed", seed=1)
-    with pytest.raises(MoiraiError):
-        export_onnx(tmp_path / "placed", tmp_path / "exported")
-    assert not (tmp_path / "exported").exists()
-
-
-@pytest.mark.parametrize(
-    "nbytes", [4_000, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 100, 30_000))]
-)
-def test_a_full_disk_leaves_nothing(nbytes: int, zoo_dir: ZooDir, tmp_path: Path) -> None:
-    """The weights have 37,000 bytes; the disk is full when conversion is done."""
-    place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1)
-    refused, said = exports.refused_on_full_disk(
-        "moirai_tf.export.onnx", "convert", "export_onnx", tmp_path / "placed", tmp_path / "out",
-        room=nbytes,
-    )  # fmt: skip
-    assert refused, said
-    assert [path.name for path in tmp_path.iterdir()] == ["placed"]
-
-
-@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "tf2onnx"])
-def test_without_the_extra_it_says_what_to_install(
-    package: str, zoo_dir: ZooDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1)
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MoiraiError, match="not installed") as refused:
-        export_onnx(tmp_path / "placed", tmp_path / "exported")
-    assert "moirai_tf[onnx]" in refused.value.fix
-    assert read_plan(tmp_path / "placed").signature == "serving_default"
