@@ -6,7 +6,6 @@ import gc
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from tritonclient.grpc import model_config_pb2
 from moirai_tf import MoiraiError, OnnxRunner, export_onnx, save_inputs
 from moirai_tf.export import onnx_convert
 from moirai_tf.export.onnx_convert import Job
-from moirai_tf.export.onnx_devices import assign
 from moirai_tf.export.onnx_graph import save_model
 from moirai_tf.runtime.child import Child
 from tests import exports
@@ -289,19 +287,6 @@ def test_rounding_is_allowed_and_nothing_more(
     with pytest.raises(MoiraiError, match="output 'y' of the whole differs by"):
         export_onnx(tmp_path / "placed", tmp_path / "exported")
     assert not (tmp_path / "exported").exists()
-
-
-def test_devices_by_name_and_by_neighbours(zoo_dir: ZooDir, tmp_path: Path) -> None:
-    """By name, number stripped, scope, the tensor made; else the reader's, else the producer's."""
-    placement = {"call/a": "/device:CPU:1", "call/loop": "/device:CPU:1", "x": "/device:CPU:0"}
-    plan = place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1)
-    plan = replace(plan, placement=placement)
-    graph = graph_of({"x": "x", "Sum__3": "x", "a__7": "S", "loop/b__1/c": "a", "last__9": "l"})
-    graph.node[2].input[0], graph.node[4].input[0] = "Sum__3", "loop/b__1/c"
-    found = assign(graph, plan, calls=True)
-    assert [d[-1] for d in found.devices] == ["0", "1", "1", "1", "1"]
-    assert list(found.operators) == ["x", "", "call/a", "call/loop", ""]
-    assert found.named == 3
 
 
 def test_gpus_have_providers_groups_and_options(zoo_dir: ZooDir, tmp_path: Path) -> None:

@@ -1,14 +1,20 @@
-"""Parts of hand-made ONNX graphs: where they are cut, and what flows between them."""
+"""Hand-made ONNX graphs: devices of nodes, where parts are cut, what flows between them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import onnx
 
+from moirai_tf.export.onnx_devices import assign
 from moirai_tf.export.onnx_graph import reads
 from moirai_tf.export.onnx_parts import Part, parts_of
+from tests.placements import place
+
+ZooDir = Callable[[str], Path]
 
 
 def graph_of(edges: Mapping[str, str]) -> Any:
@@ -68,3 +74,16 @@ def test_what_bodies_capture_is_read() -> None:
     )  # fmt: skip
     node = onnx.helper.make_node("If", ["p"], ["y"], then_branch=outer, else_branch=outer)
     assert reads(node) == ["p", "v", "c", "w"]
+
+
+def test_devices_by_name_and_by_neighbours(zoo_dir: ZooDir, tmp_path: Path) -> None:
+    """By name, number stripped, scope, the tensor made; else the reader's, else the producer's."""
+    placement = {"call/a": "/device:CPU:1", "call/loop": "/device:CPU:1", "x": "/device:CPU:0"}
+    plan = place(zoo_dir("two_signatures"), tmp_path / "placed", seed=1)
+    plan = replace(plan, placement=placement)
+    graph = graph_of({"x": "x", "Sum__3": "x", "a__7": "S", "loop/b__1/c": "a", "last__9": "l"})
+    graph.node[2].input[0], graph.node[4].input[0] = "Sum__3", "loop/b__1/c"
+    found = assign(graph, plan, calls=True)
+    assert [d[-1] for d in found.devices] == ["0", "1", "1", "1", "1"]
+    assert list(found.operators) == ["x", "", "call/a", "call/loop", ""]
+    assert found.named == 3
