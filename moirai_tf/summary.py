@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from moirai_tf.bench.trace import table
+from moirai_tf.cluster.cluster import device_type, task_of
 from moirai_tf.cluster.names import short_devices
 from moirai_tf.cluster.units import megabytes, milliseconds
 from moirai_tf.cost.predict import Prediction
@@ -214,6 +215,8 @@ def _latency_lines(summary: Summary, placed: PlanSummary) -> Iterator[str]:
         f"predicted   {milliseconds(placed.predicted_ns)}{_computed(placed, placed.used)}"
         f"{moved if summary.transfers else ''}"
     )
+    if sum(device_type(name) == "CPU" and not task_of(name) for name in placed.used) > 1:
+        yield "            if devices were separate: these CPUs are logical, and share this one's cores"
     single, alone_ns = placed.single_device, placed.single_device_predicted_ns
     if single is None or alone_ns is None:
         yield "one device  none can run the model alone"

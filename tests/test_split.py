@@ -140,13 +140,13 @@ def test_every_number_of_rows_gives_what_it_gave(models: tuple[Path, Path, Split
 
 
 def test_recurrent_layers_give_what_they_gave(tmp_path: Path) -> None:
-    steps = keras.Input((5, 4))
+    steps = keras.Input((5, 4), name="steps")
     model = keras.Model(steps, keras.layers.LSTM(3, return_sequences=True)(steps))
     entry.randomise(model.variables)
     model.export(tmp_path / "m", format="tf_saved_model", verbose=False)
     _divided(tmp_path / "m", tmp_path / "divided")
     random = np.random.default_rng(1)
-    batches = [{"keras_tensor": random.standard_normal((n, 5, 4)).astype(np.float32)}
+    batches = [{"steps": random.standard_normal((n, 5, 4)).astype(np.float32)}
                for n in (1, 2, 8, 33)]  # fmt: skip
     (_, expected), (_, as_object) = _tf2(tmp_path / "m"), _tf2(tmp_path / "divided")
     in_session = _in_session(tmp_path / "divided", batches)

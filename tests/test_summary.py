@@ -74,6 +74,18 @@ def test_a_summary_is_verdict_table_and_where_to_look() -> None:
     ]
 
 
+def test_logical_cpus_are_no_separate_devices() -> None:
+    def told(*names: str) -> bool:
+        devices = {name: DeviceShare(1, 5_000_000, 1) for name in names}
+        placed = replace(PLACED, devices=devices, single_device=names[0])
+        return "these CPUs are logical" in str(replace(SUMMARY, placed=placed))
+
+    assert told("/device:CPU:0", "/device:CPU:1")
+    assert not told("/device:CPU:0")
+    assert not told("/device:CPU:0", "/device:GPU:0")
+    assert not told(*(f"/job:w/replica:0/task:{n}/device:CPU:0" for n in (0, 1)))
+
+
 def test_a_long_summary_says_how_it_came_about() -> None:
     told = SUMMARY.text(verbose=True)
     assert told.startswith(str(SUMMARY))
