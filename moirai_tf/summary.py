@@ -216,7 +216,7 @@ def _latency_lines(summary: Summary, placed: PlanSummary) -> Iterator[str]:
         f"{moved if summary.transfers else ''}"
     )
     if sum(device_type(name) == "CPU" and not task_of(name) for name in placed.used) > 1:
-        yield "            if devices were separate: these CPUs are logical, and share this one's cores"
+        yield "            on separate devices; these CPUs are logical and share this one's cores"
     single, alone_ns = placed.single_device, placed.single_device_predicted_ns
     if single is None or alone_ns is None:
         yield "one device  none can run the model alone"
