@@ -104,7 +104,7 @@ class Chooser:
 
     def _searched(self, problem: Problem, schedule: Schedule, search_s: float) -> Schedule:
         """The schedule or a faster one, which uses hosts of GPUs only if the schedule does."""
-        sparing = self._sparing_hosts(problem)
+        sparing = self._sparing_hosts(problem) if self._hosts else problem
         within = problem if self._hosts_work(sparing, schedule) else sparing
         return improved(within, schedule, lambda other: self._kept_ns(within, other), search_s)
 

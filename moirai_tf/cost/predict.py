@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from moirai_tf.cost.coarse_problem import tensor_bytes
@@ -44,20 +43,17 @@ def predict(
       client: the device of feeds and fetches.
     """
     step_ns = _step_ns(problem, schedule, table, client)
-    if not table.moving_interferes:
-        queued = ready_queue(problem, schedule.assignment)
-        return Prediction(schedule.makespan_ns, queued.makespan_ns, step_ns)
-    planned_ns = _played_ns(problem, schedule, coarse, table, planned_orders(schedule))
-    return Prediction(planned_ns, _played_ns(problem, schedule, coarse, table, None), step_ns)
+    planned_ns, queued_ns = (
+        _played_ns(problem, schedule, coarse, table, order_kept=kept) for kept in (True, False)
+    )
+    return Prediction(planned_ns, queued_ns, step_ns)
 
 
 def kept_latency_ns(
     problem: Problem, schedule: Schedule, coarse: CoarseGraph, table: CostTable, client: str
 ) -> int:
     """The latency that `predict` gives a model that carries the order of a schedule."""
-    planned_ns = schedule.makespan_ns
-    if table.moving_interferes:
-        planned_ns = _played_ns(problem, schedule, coarse, table, planned_orders(schedule))
+    planned_ns = _played_ns(problem, schedule, coarse, table, order_kept=True)
     return _step_ns(problem, schedule, table, client) + planned_ns
 
 
@@ -71,15 +67,20 @@ def _played_ns(
     schedule: Schedule,
     coarse: CoarseGraph,
     table: CostTable,
-    orders: Sequence[Sequence[int]] | None,
+    *,
+    order_kept: bool,
 ) -> int:
     """What operators and transfers take as the runtime plays them."""
+    if not table.moving_interferes:
+        queued = None if order_kept else ready_queue(problem, schedule.assignment)
+        return (queued or schedule).makespan_ns
 
     def handling(transfer: Transfer) -> tuple[int, int]:
         nbytes = tensor_bytes(coarse.tensors[transfer.tensor])
         return _handling_ns(problem, table, nbytes, transfer.source, transfer.target)
 
-    gpus = [k for k, device in enumerate(problem.devices) if device.name in table.gpus]
+    orders = planned_orders(schedule) if order_kept else None
+    gpus = _gpus(problem, table)
     alone_ns = execution_ns(problem, schedule.assignment, handling, orders, gpus)
     if not table.slowdown:
         return alone_ns
@@ -120,7 +121,7 @@ def with_handling(problem: Problem, coarse: CoarseGraph, table: CostTable) -> Pr
     mostly done all that it was given (see `placement.evaluate.execution`), and waits.
     """
     count = range(len(problem.devices))
-    waits = [device.name in table.gpus for device in problem.devices]
+    gpus = _gpus(problem, table)
 
     def dearer_ns(index: int, tensor: Tensor, source: int, target: int) -> int:
         moved_ns = tensor.time_ns[source][target]
@@ -128,7 +129,7 @@ def with_handling(problem: Problem, coarse: CoarseGraph, table: CostTable) -> Pr
             return 0
         nbytes = tensor_bytes(coarse.tensors[index])
         handled_ns = sum(_handling_ns(problem, table, nbytes, source, target))
-        return moved_ns * (1 + waits[target]) + handled_ns
+        return moved_ns * (1 + (target in gpus)) + handled_ns
 
     tensors = tuple(
         replace(
@@ -137,6 +138,11 @@ def with_handling(problem: Problem, coarse: CoarseGraph, table: CostTable) -> Pr
         for i, tensor in enumerate(problem.tensors)
     )
     return replace(problem, tensors=tensors)
+
+
+def _gpus(problem: Problem, table: CostTable) -> frozenset[int]:
+    names = table.gpus
+    return frozenset(k for k, device in enumerate(problem.devices) if device.name in names)
 
 
 def _handling_ns(

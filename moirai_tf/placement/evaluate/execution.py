@@ -25,6 +25,7 @@ from moirai_tf.placement.problem import Problem
 from moirai_tf.placement.schedule import Transfer
 
 _SENT, _ARRIVED, _RECEIVED, _COMPUTED, _COPIED, _COPY, _LAUNCH, _SEND = range(8)
+"""What happens, at one time in this order: copies are given after what is launched with them."""
 Handling = Callable[[Transfer], tuple[int, int]]
 """Nanoseconds that a transfer keeps its source and its target busy."""
 
