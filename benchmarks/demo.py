@@ -1,4 +1,4 @@
-"""The demo: a model on four unequal GPUs, predicted, proved and measured in a minute or two.
+"""The demo: a model on four unequal GPUs, predicted, proved and measured in two or three minutes.
 
 The GPUs are emulated (docs/emulated_gpu.md): their time is a clock, so it needs no GPU, but a C
 compiler. With --workers it is InceptionV3 on TensorFlow servers that are pinned to cores and
@@ -32,7 +32,7 @@ _IMAGE_SIZE = flags.DEFINE_integer("image_size", 299, "height and width, with --
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "images of one inference, with --workers")
 _REPEATS = flags.DEFINE_integer("repeats", 10, "measured runs")
 
-_GPU_BATCH_SIZE = 16
+_GPU_BATCH_SIZE = 64
 _QUICK = {"repeats": 10, "time_limit_s": 10.0, "split": "off"}
 """Whole batches: it is operators that the demo places, and one profile is sooner done than two."""
 _GPUS = "an ensemble of eight convolutional nets on four unequal GPUs, which are emulated"

@@ -119,6 +119,10 @@ def test_parts_of_a_step_are_told_apart(chain: CostTable) -> None:
         assert chain.step.device_ns[profile.device.name] > 0
 
 
+def test_the_host_of_gpus_is_timed_while_they_compute(chain: CostTable) -> None:
+    assert set(chain.slowdown) == {CPU}
+
+
 def test_a_machine_describes_itself() -> None:
     cluster: Cluster = on_host(HOST, this_machine)
     found = [(d.name, d.model, d.architecture, d.memory_bytes) for d in cluster.devices]

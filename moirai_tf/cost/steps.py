@@ -105,25 +105,29 @@ def measured_slowdown(
     *,
     repeats: int,
 ) -> dict[str, float]:
-    """Device -> latency while all others compute / latency alone, at least 1.
+    """CPU -> latency while all other devices compute / latency alone, at least 1.
 
-    Empty unless every device is a CPU of a server and can hold the whole model.
+    A GPU computes as fast as ever beside others; a CPU launches the kernels of its GPUs. Devices
+    that cannot hold the whole model take no part.
 
     Raises:
       MoiraiError: a worker is missing or dies.
     """
     graph = coarse.fine
-    names = [device.name for device in cluster.devices if device.type == "CPU"]
-    alone = {name: replace(cluster, client=name) for name in names}
-    shown = {name: layouts(coarse, alone[name], name) for name in names}
-    if len(names) < max(2, len(cluster.devices)) or not all(s[0].whole for s in shown.values()):
+    clients = {
+        device.name: replace(cluster, client=device.name) if device.type == "CPU" else cluster
+        for device in cluster.devices
+    }
+    shown = {name: layouts(coarse, own, name)[0] for name, own in clients.items()}
+    names = [name for name, layout in shown.items() if layout.whole]
+    if len(names) < 2:
         return {}
     with tempfile.TemporaryDirectory(prefix="moirai_profile_") as work, ExitStack() as stack:
         steps = []
         for number, name in enumerate(names):
             placed = Path(work) / str(number)
-            write_placed(model, graph, alone[name], shown[name][0].placement, placed)
-            opened = stack.enter_context(loaded(alone[name], placed, graph))
+            write_placed(model, graph, clients[name], shown[name].placement, placed)
+            opened = stack.enter_context(loaded(clients[name], placed, graph))
             feeds, fetches = runs_of(model, graph, inputs)
             steps.append(partial(opened.callable(fetches, feeds), *inputs.values()))
         for step in steps:  # the workers are warm: their operators have been timed
@@ -136,6 +140,7 @@ def measured_slowdown(
     return {
         name: round(max(1.0, 2 * d / (b + a)), 4)
         for name, b, d, a in zip(names, before, during, after, strict=True)
+        if cluster.device(name).type == "CPU"
     }
 
 

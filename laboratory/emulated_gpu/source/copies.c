@@ -3,7 +3,7 @@
  * The host and every GPU send at most one tensor and receive at most one at a time. A copy takes
  * the first time when its stream, the sender's and the receiver's port are all free: work that is
  * put on a stream early, and has to wait for its kernels, does not hold up a copy that is ready
- * before.
+ * before. What was not computed is not moved either, but into the host's memory.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -74,10 +74,10 @@ static RecordKind kind_of(int source, int target) {
   return source == target ? COPY_D2D : COPY_P2P;
 }
 
-/* When a copy ends that is ready at some moment; it goes into the trace of the stream, if any. */
-static int64_t schedule_copy(SP_Stream stream, int source, int target, uint64_t size) {
+/* When a copy ends that was given at some moment; it goes into the trace of the stream, if any. */
+static int64_t schedule_copy(SP_Stream stream, int source, int target, uint64_t size,
+                             int64_t start) {
   lock_clocks();
-  int64_t start = now_ns();
   if (stream && start < stream->until_ns) start = stream->until_ns;
   int64_t duration = 0;
   if (source == target) { /* read and written by the GPU itself */
@@ -98,8 +98,11 @@ static int64_t schedule_copy(SP_Stream stream, int source, int target, uint64_t 
 
 static void copy(SP_Stream stream, void* to, int target, const void* from, int source,
                  uint64_t size, TF_Status* status) {
-  memcpy(to, from, size);
-  int64_t end = schedule_copy(stream, source, target, size);
+  const int64_t given = now_ns(); /* the work of this machine is no part of the copy's time */
+  const bool moves = target == HOST || !is_stale(from);
+  if (moves) memcpy(to, from, size);
+  if (target != HOST) set_stale(to, !moves);
+  int64_t end = schedule_copy(stream, source, target, size, given);
   if (!stream) sleep_until(end);
   TF_SetStatus(status, TF_OK, "");
 }

@@ -85,6 +85,9 @@ void fill_timer_functions(SP_TimerFns* functions);
 void fill_memory_functions(SP_StreamExecutor* executor);
 /* The GPU whose memory holds an address, or HOST. */
 int owner_of(const void* address);
+/* Whether the tensor that starts there was not computed: then a copy of it moves nothing either. */
+void set_stale(const void* address, bool is_now);
+bool is_stale(const void* address);
 
 /* --- copies.c: memory to memory ------------------------------------------------------------ */
 

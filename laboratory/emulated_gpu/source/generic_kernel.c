@@ -127,7 +127,10 @@ static void set_output(Call* call, int i) {
   size_t used = (size_t)num_elements(dims, num_dims) * TF_DataTypeSize(TF_TensorType(output));
   TF_Tensor* result = TF_AllocateOutput(call->context, i, TF_TensorType(output), dims, num_dims,
                                         used, call->status);
-  if (ok(call)) memcpy(TF_TensorData(result), TF_TensorData(output), used);
+  if (ok(call)) {
+    memcpy(TF_TensorData(result), TF_TensorData(output), used);
+    set_stale(TF_TensorData(result), false);
+  }
   if (result) TF_DeleteTensor(result);
 }
 
@@ -149,6 +152,7 @@ static void only_move_the_clock(const Kernel* kernel, Call* call, const Plan* pl
     const OutputPlan* output = &plan->outputs[i];
     TF_Tensor* result = TF_AllocateOutput(call->context, i, output->type, output->dims,
                                           output->num_dims, output->num_bytes, call->status);
+    if (ok(call)) set_stale(TF_TensorData(result), !output->kept);
     if (ok(call) && output->kept && output->num_bytes)
       memcpy(TF_TensorData(result), output->kept, output->num_bytes);
     if (result) TF_DeleteTensor(result);

@@ -80,6 +80,23 @@ int owner_of(const void* address) {
   return owner;
 }
 
+/* By address; one that falls on another's place is forgotten, and then its tensor is copied. */
+static _Atomic(const void*) stale[1 << 16];
+
+static _Atomic(const void*)* stale_place(const void* address) {
+  return &stale[((uintptr_t)address / ALIGNMENT) % (sizeof stale / sizeof *stale)];
+}
+
+void set_stale(const void* address, bool is_now) {
+  _Atomic(const void*)* place = stale_place(address);
+  if (is_now)
+    *place = address;
+  else if (*place == address)
+    *place = NULL;
+}
+
+bool is_stale(const void* address) { return address && *stale_place(address) == address; }
+
 static void* allocate_host(const SP_Device* device, uint64_t size) {
   void* start = NULL;
   return posix_memalign(&start, ALIGNMENT, size ? size : 1) ? NULL : start;
