@@ -198,6 +198,17 @@ def test_variable_without_a_value(tmp_path: Path) -> None:
     assert "initialise and save all variables" in error.fix
 
 
+def test_a_gpu_without_room_is_told_from_a_variable_without_a_value() -> None:
+    """TensorFlow's words for a copy to a GPU whose allocator has no room left."""
+    text = (
+        "Failed copying input tensor from /device:CPU:0 to /device:GPU:0 in order to run Identity: "
+        "Dst tensor is not initialized."
+    )
+    failure = failure_of(tf.errors.InternalError(None, None, text))
+    assert failure.known
+    assert "give the device less memory" in failure.fix
+
+
 _PYTHON = {
     "index": lambda: (_ for _ in ()).throw(IndexError("list index out of range")),
     "attribute": lambda: object().gone,  # type: ignore[attr-defined]

@@ -152,6 +152,24 @@ def _wired(meta_graph: Any) -> dict[str, str]:
     }
 
 
+@pytest.mark.parametrize("other", ["/device:GPU:0", SECOND])
+def test_copies_that_no_function_reads_stay_out_of_a_gpu(
+    other: str, tmp_path: Path, zoo_dir: ZooDir
+) -> None:
+    """An export of Keras has them; without a device TensorFlow takes the first GPU there is."""
+    source, output = zoo_dir("two_tower"), tmp_path / "out"
+    place(source, output, seed=1, devices=(FIRST, other))
+    objects = proto_of(output).meta_graphs[0].object_graph_def
+    read = {i for f in objects.concrete_functions.values() for i in f.bound_inputs}
+    copies = [
+        node.variable.device
+        for i, node in enumerate(objects.nodes)
+        if node.WhichOneof("kind") == "variable" and i not in read
+    ]
+    assert copies
+    assert set(copies) == {FIRST if "GPU" in other else ""}
+
+
 @pytest.mark.parametrize("name", ["two_tower", "conv_net_saved", "called_twice", "lstm"])
 def test_variables_follow_their_readers(name: str, tmp_path: Path, zoo_dir: ZooDir) -> None:
     options = zoo_options(name)

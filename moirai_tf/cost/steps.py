@@ -40,7 +40,7 @@ _WARMUP = 5
 _FIRST_STEPS = 2
 """Steps of a new Session that do not count."""
 _LEAST = 3
-"""Steps of a device alone, of a model that takes long, before all compute together and after."""
+"""Steps that count of a model that takes long."""
 
 
 def measured_step_cost(graph: Graph, cluster: Cluster, inputs: Mapping[str, Array]) -> StepCost:
@@ -133,13 +133,11 @@ def measured_slowdown(
         for step in steps:  # the workers are warm: their operators have been timed
             for _ in range(_FIRST_STEPS):
                 step()
-        half = (repeats + 1) // 2
-        before = [_median_ns([elapsed_ns(step) for _ in enough(half, _LEAST)]) for step in steps]
-        during = _together(steps, repeats)
-        after = [_median_ns([elapsed_ns(step) for _ in enough(half, _LEAST)]) for step in steps]
+        alone = [_median_ns([elapsed_ns(step) for _ in enough(repeats, _LEAST)]) for step in steps]
+        together = _together(steps, repeats)
     return {
-        name: round(max(1.0, 2 * d / (b + a)), 4)
-        for name, b, d, a in zip(names, before, during, after, strict=True)
+        name: round(max(1.0, shared_ns / own_ns), 4)
+        for name, own_ns, shared_ns in zip(names, alone, together, strict=True)
         if cluster.device(name).type == "CPU"
     }
 
@@ -152,7 +150,7 @@ def _together(steps: Sequence[Callable[[], object]], repeats: int) -> list[float
 
     def work(number: int) -> None:
         try:
-            for _ in enough(repeats, 2 * _LEAST):
+            for _ in enough(repeats, _LEAST):
                 samples[number].append(elapsed_ns(steps[number]))
             done[number] = True
             while not failures and not all(done):  # the others are not alone yet

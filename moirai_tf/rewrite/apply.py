@@ -16,6 +16,7 @@ from itertools import count
 from typing import Any
 
 from tensorflow.core.framework import types_pb2
+from tensorflow.python.framework import device as device_lib
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import RESULT, Graph, Scope
@@ -86,7 +87,7 @@ class _Writer:
         devices = {**root.devices, **_twins(main, root.devices)}
         devices |= dict.fromkeys(root.calls, self.client)
         self._edit("", nodes, devices, children, root.waits)
-        objects = _object_edits(self.meta_graph, main, devices)
+        objects = _object_edits(self.meta_graph, main, devices, self.client)
         return Edits(
             nodes=tuple(sorted(self.nodes)),
             calls=tuple(sorted(self.calls)),
@@ -232,11 +233,22 @@ def _resource(node: Any) -> tuple[str, bytes, bytes] | None:
 
 
 def _object_edits(
-    meta_graph: Any, main: Mapping[str, Any], devices: Mapping[str, str]
+    meta_graph: Any, main: Mapping[str, Any], devices: Mapping[str, str], client: str
 ) -> list[ObjectEdit]:
-    """Variables and tables of the object graph follow the handles that their calls receive."""
+    """Variables and tables of the object graph follow the handles that their calls receive.
+
+    An export of Keras holds every variable twice. The TF2 loader would put the copies, which no
+    function reads, into the memory of GPU:0.
+    """
     objects = meta_graph.object_graph_def
     wanted: dict[int, str] = {}
+    types = {device_lib.DeviceSpec.from_string(name).device_type for name in devices.values()}
+    if "GPU" in types:
+        functions = objects.concrete_functions.values()
+        captured = {node_id for function in functions for node_id in function.bound_inputs}
+        for node_id, node in enumerate(objects.nodes):
+            if node.WhichOneof("kind") == "variable" and node_id not in captured:
+                wanted[node_id] = client
     for node in main.values():
         name = attr_of(node, "f").func.name
         if name not in objects.concrete_functions:

@@ -43,6 +43,11 @@ _INPUTS = "give inputs that the model accepts (--inputs)"
 _AGAIN = "TensorFlow itself cannot do it either"
 _CAUSES = (
     (
+        r"OOM when allocating|out of memory|Dst tensor is not initialized",
+        "use a smaller batch_size or inputs, free memory, or give the device less memory in the "
+        "cluster file: TensorFlow's allocator may take twice what a tensor needs",
+    ),
+    (
         r"No OpKernel was registered to support Op '(?P<op>\w+)'",
         "this machine has no kernel of {op} for a device that is used: use a machine and a "
         "TensorFlow that have one",
@@ -76,7 +81,6 @@ _CAUSES = (
         "free space there (TMPDIR says where temporary files go), or raise the limit (ulimit -f)",
     ),
     (r"Permission denied|Read-only file system", "make that file or place readable and writable"),
-    (r"OOM when allocating|out of memory", "use a smaller batch_size or inputs, or free memory"),
     (
         r"[Cc]ould not find callback|callback \S+ is not found",
         "a SavedModel does not hold the Python code of numpy_function and py_function: export the "
