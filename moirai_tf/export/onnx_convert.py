@@ -142,6 +142,7 @@ def _converted(job: Job) -> Any:
     _register_erfc()
     _name_by_operators()
     _order_sets()
+    _renew_messages()
     weights = sum(file.stat().st_size for file in (job.model / "variables").glob("*.data-*"))
     large = weights > _LARGE_BYTES
     try:
@@ -235,6 +236,24 @@ def _order_sets() -> None:
         return number
 
     Node.__hash__ = numbered
+
+
+def _renew_messages() -> None:
+    """Makes tf2onnx write every node into a new message after each of its optimizers.
+
+    A message keeps the memory of what is deleted from it, so each optimizer would leave a copy of
+    all weights behind.
+    """
+    from tf2onnx.graph import Node
+
+    update = Node.update_proto
+
+    def updated(node: Any, *args: Any, **kwargs: Any) -> None:
+        old = node._op
+        node._op = type(old)(name=old.name, op_type=old.op_type, domain=old.domain)
+        update(node, *args, **kwargs)
+
+    Node.update_proto = updated
 
 
 def _register_erfc() -> None:
