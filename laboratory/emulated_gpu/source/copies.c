@@ -3,7 +3,7 @@
  * The host and every GPU send at most one tensor and receive at most one at a time. A copy takes
  * the first time when its stream, the sender's and the receiver's port are all free: work that is
  * put on a stream early, and has to wait for its kernels, does not hold up a copy that is ready
- * before. What was not computed is not moved either, but into the host's memory.
+ * before. From GPU to GPU, what was not computed is not moved either.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -141,7 +141,10 @@ static void sync_device_to_device(const SP_Device* device, SP_DeviceMemoryBase* 
   device_to_device(device, NULL, to, from, size, status);
 }
 
-static void fill_time(SP_Stream stream, uint64_t size, TF_Status* status) {
+/* The memory has been written; the stream takes as long as the GPU would. */
+static void filled(SP_Stream stream, const SP_DeviceMemoryBase* location, uint64_t size,
+                   TF_Status* status) {
+  set_stale(location->opaque, false);
   const Gpu* gpu = gpu_of(stream->device);
   run_on_stream(stream,
                 gpu->launch_ns + (int64_t)(1e9 * (double)size / gpu->bytes_per_s / gpu->speed),
@@ -152,7 +155,7 @@ static void fill_time(SP_Stream stream, uint64_t size, TF_Status* status) {
 static void fill8(const SP_Device* device, SP_Stream stream, SP_DeviceMemoryBase* location,
                   uint8_t pattern, uint64_t size, TF_Status* status) {
   memset(location->opaque, pattern, size);
-  fill_time(stream, size, status);
+  filled(stream, location, size, status);
 }
 
 static void fill_zero(const SP_Device* device, SP_Stream stream, SP_DeviceMemoryBase* location,
@@ -163,7 +166,7 @@ static void fill_zero(const SP_Device* device, SP_Stream stream, SP_DeviceMemory
 static void fill32(const SP_Device* device, SP_Stream stream, SP_DeviceMemoryBase* location,
                    uint32_t pattern, uint64_t size, TF_Status* status) {
   for (uint64_t i = 0; i < size / 4; i++) ((uint32_t*)location->opaque)[i] = pattern;
-  fill_time(stream, size, status);
+  filled(stream, location, size, status);
 }
 
 void fill_copy_functions(SP_StreamExecutor* executor) {
