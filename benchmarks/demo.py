@@ -33,6 +33,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "images of one inference, wi
 _REPEATS = flags.DEFINE_integer("repeats", 10, "measured runs")
 
 _GPU_BATCH_SIZE = 64
+"""Kernels long enough for two cores to launch those of four GPUs in time."""
 _QUICK = {"repeats": 10, "time_limit_s": 10.0, "split": "off"}
 """Whole batches: it is operators that the demo places, and one profile is sooner done than two."""
 _GPUS = "an ensemble of eight convolutional nets on four unequal GPUs, which are emulated"

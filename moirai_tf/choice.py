@@ -81,18 +81,18 @@ class Chooser:
           solve: finds an answer to another problem.
           search_s: seconds to improve the best of these answers.
         """
-        best, note, within = need(result.schedule), "", problem
-        if self._hosts:
-            sparing = self._sparing_hosts(problem)
-            if self._hosts_work(sparing, best):
-                spared = self._better(problem, best, solve(sparing), 1 / (1 - HOST_LEAST_GAIN))
-                if spared is not None:
-                    best, note = spared, _SPARES_HOSTS
-            within = problem if self._hosts_work(sparing, best) else sparing
+        best, note = need(result.schedule), ""
+        within = self._sparing_hosts(problem) if self._hosts else problem
+        if self._hosts_work(within, best):
+            spared = self._better(problem, best, solve(within), 1 / (1 - HOST_LEAST_GAIN))
+            if spared is None:
+                within = problem
+            else:
+                best, note = spared, _SPARES_HOSTS
         if self.costs.moving_interferes:
             dearer = with_handling(within, self.coarse, self.costs)
             chained = keep_chains(dearer)
-            for other in (dearer, chained)[: 1 + (chained is not dearer)]:
+            for other in [dearer] if chained is dearer else [dearer, chained]:
                 moving_less = self._better(problem, best, solve(other))
                 if moving_less is not None:
                     best, note = moving_less, _MOVES_LESS

@@ -96,7 +96,7 @@ def _one_way_ns(opened: ClusterSession, source: Device, target: Device) -> list[
 def _chain(opened: ClusterSession, nbytes: int, source: str, target: str) -> Callable[[], object]:
     """Sends so many bytes several times, each time when the time before has arrived."""
     with tf.device(source):
-        data = tf.zeros([nbytes // 4])
+        data = tf.zeros([nbytes // tf.float32.size])
         data = tf.identity(data)
         sent = data
     for _ in range(_TRIPS):

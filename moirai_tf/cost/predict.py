@@ -72,8 +72,8 @@ def _played_ns(
 ) -> int:
     """What operators and transfers take as the runtime plays them."""
     if not table.moving_interferes:
-        queued = None if order_kept else ready_queue(problem, schedule.assignment)
-        return (queued or schedule).makespan_ns
+        played = schedule if order_kept else ready_queue(problem, schedule.assignment)
+        return played.makespan_ns
 
     def handling(transfer: Transfer) -> tuple[int, int]:
         nbytes = tensor_bytes(coarse.tensors[transfer.tensor])

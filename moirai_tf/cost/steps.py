@@ -3,9 +3,10 @@
 A graph with the model's feeds and fetches, but no work, runs on the client's device alone; then
 with one more operator on another device, which makes its worker take part in the step.
 
-Workers on one machine also share its memory, caches and power: how much slower a device is while
-the others compute is measured with the model on every device by itself, each with its own client,
-first one device after the other and then on all at the same time.
+Workers on one machine also share its memory, caches and power, and a CPU launches the kernels of
+its GPUs. How much slower a CPU is while the other devices compute is measured with the model on
+every device by itself, each with its own client, first one device after the other and then on all
+at the same time.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def measured_slowdown(
     }
     shown = {name: layouts(coarse, own, name)[0] for name, own in clients.items()}
     names = [name for name, layout in shown.items() if layout.whole]
-    if len(names) < 2:
+    if len(names) < 2 or not any(cluster.device(name).type == "CPU" for name in names):
         return {}
     with tempfile.TemporaryDirectory(prefix="moirai_profile_") as work, ExitStack() as stack:
         steps = []
