@@ -4,8 +4,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 OLDEST_BIN := .venv-oldest/bin
 OLDEST_READY := .venv-oldest/.ready
-# keras-hub 0.32 wants a newer TensorFlow, with which the oldest one has no other quarrel.
-OLDEST := 'tensorflow==2.18.*' 'keras-hub==0.31.0'
+# keras-hub 0.32 wants a newer TensorFlow and tritonclient a newer protobuf, with which the oldest one
+# has no other quarrel.
+OLDEST := 'tensorflow==2.18.*' 'keras-hub==0.31.0' 'tritonclient==2.58.0'
 
 # Two workers: TensorFlow's own threads use the rest of a machine. Files in the order of
 # `tests/conftest.py`, where long ones come first.

@@ -156,6 +156,7 @@ for text in (
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n",
     "I0000 00:00:1796008107.486063   14262 port.cc:153] oneDNN custom operations are on.\\n",
     "W0000 00:00:1796008107.486063   14262 a.cc:1] odd\\nE0000 00:00:1.5   14262 a.cc:1] bad\\n",
+    "E0000 00:00:1.5   14262 cuda_dnn.cc:1] Unable to register cuDNN factory: already there\\n",
     "free(): invalid pointer\\nI0000 is no message of TensorFlow\\nthe last words",
 ):
     os.write(2, text.encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cProfile
 import pstats
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from moirai_tf.cluster.files import cluster_from_yaml
 from moirai_tf.cost.inputs import generate_inputs
+from moirai_tf.cost.layouts import alone
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import dump_graph
 from moirai_tf.passes import Fuse, Import, Place, Profile, Prune, Publish, Rewrite
 from moirai_tf.pipeline import MoiraiItem, Pipeline, need
 from moirai_tf.rewrite.directory import strip
+from moirai_tf.rewrite.kept_order import plan_order
+from moirai_tf.rewrite.make_plan import write_placed
 from tests.hostile import CLUSTER, bounded
 from tests.refusals import written
 
@@ -252,10 +256,19 @@ def _branches(size: int) -> str:
 
 
 def _calls_made(source: Path) -> int:
-    """How many functions are called to import, prune and fuse a model."""
+    """How many functions are called to import, prune, fuse and write a model with an order."""
+    cluster = cluster_from_yaml(str(CLUSTER))
+
+    def work() -> None:
+        item = Pipeline((Import(), Prune(), Fuse())).run(MoiraiItem(source, cluster))
+        model, graph, coarse = need(item.model), need(item.graph), need(item.coarse)
+        placement = alone(graph, cluster, cluster.client)
+        order = plan_order(model, coarse, [range(len(coarse))], placement)
+        write_placed(model, graph, cluster, placement, source.with_name("placed"), order)
+
     profile = cProfile.Profile()
-    item = MoiraiItem(source, cluster_from_yaml(str(CLUSTER)))
-    profile.runcall(Pipeline((Import(), Prune(), Fuse())).run, item)
+    profile.runcall(work)
+    shutil.rmtree(source.with_name("placed"))
     return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
 
 

@@ -16,8 +16,10 @@ from collections.abc import Sequence
 _NOISE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\)|"
     rb"[IW]0000 00:00:\d+\.\d+ +\d+ \S+:\d+\] "
+    rb"|E0000 00:00:\d+\.\d+ +\d+ \S+:\d+\] Unable to register cu[A-Z]+ factory: "
 )
-"""Information and warnings, never errors, in the form that they have before logging is set up."""
+"""Information and warnings, in the form that they have before logging is set up; of errors only
+that of TensorFlow 2.18, which registers CUDA's libraries twice, whether there is a GPU or not."""
 _COMMAND = re.compile(r"(?:^|[./])(?:moirai_[a-z_]+|benchmarks\.demo)(?:\.py)?$")
 
 

@@ -18,7 +18,13 @@ Edge = tuple[str, str]
 
 
 class Body:
-    """The nodes of a body with all their inputs, calls as nodes like any other."""
+    """The nodes of a body with all their inputs, calls as nodes like any other.
+
+    Attributes:
+      nodes: by name.
+      has_frames: whether there is TF1 control flow: a control edge there may cross frames, or come
+        from a branch that is not taken.
+    """
 
     def __init__(
         self,
@@ -34,6 +40,7 @@ class Body:
           elsewhere: for the main graph, the nodes that each other signature needs.
         """
         self.nodes = {node.name: node for node in nodes}
+        self.has_frames = any(node.op in FRAME_OPS for node in self.nodes.values())
         self._returned = frozenset(returned)
         self._elsewhere = elsewhere
         self._sources = {name: self._inputs_of(node) for name, node in self.nodes.items()}
@@ -42,11 +49,6 @@ class Body:
             for text in node.input:
                 if not text.startswith("^") and input_node(text) in self.nodes:
                     self._readers[input_node(text)].add(node.name)
-
-    def has_frames(self) -> bool:
-        """Whether it holds TF1 control flow: a control edge there may cross frames, or come from
-        a branch that is not taken."""
-        return any(node.op in FRAME_OPS for node in self.nodes.values())
 
     def gate(self, name: str) -> str | None:
         """A variable read or constant whose only reader is the node: if it waits, so does the node.

@@ -193,11 +193,12 @@ class _OrderWriter:
             written: dict[Path, bool] = {}
             for first in work.first:
                 path = _path(self.nodes[first].scope)
-                for last in open_ends.get(path, ()):
-                    wait = self._wait(last, first)
-                    written[path] = written.get(path, True) and wait is not None
-                    if wait is not None:
-                        possible[last, first] = path, wait
+                if not (ends := open_ends.get(path)):
+                    continue
+                node = self._waiting(first)
+                waits = {} if node is None else self._waits(ends, first, node)
+                written[path] = written.get(path, True) and waits.keys() >= set(ends)
+                possible.update({(last, first): (path, wait) for last, wait in waits.items()})
             for path, complete in written.items():
                 ends_here = any(_path(self.nodes[last].scope) == path for last in work.last)
                 if complete and ends_here:
@@ -206,18 +207,23 @@ class _OrderWriter:
                 path = _path(self.nodes[last].scope)
                 open_ends.setdefault(path, []).append(last)
 
-    def _wait(self, before: int, after: int) -> Wait | None:
-        """The edge that makes a flat node wait for another of its body, if there is a safe one."""
-        one, two = self.nodes[before], self.nodes[after]
-        body = self._body(two.scope)
-        node = body.gate(two.node.name) if after in self.fused else str(two.node.name)
-        if node is None or after in self.twins or body.has_frames():
+    def _waiting(self, after: int) -> str | None:
+        """The node of its body that bears the waits of a flat node, if one safely can."""
+        flat = self.nodes[after]
+        body = self._body(flat.scope)
+        if after in self.twins or body.has_frames:
             return None
-        path = two.name.removesuffix(two.node.name)
-        if self.placement.get(path + node) != self.placement[two.name]:
-            return None
-        edge = str(one.node.name), node
-        return Wait(node, edge[0], before in self.fused) if body.needed_alike(edge) else None
+        name = str(flat.node.name)
+        node = body.gate(name) if after in self.fused else name
+        path = flat.name.removesuffix(name)
+        there = node is not None and self.placement.get(path + node) == self.placement[flat.name]
+        return node if there else None
+
+    def _waits(self, ends: Sequence[int], after: int, node: str) -> dict[int, Wait]:
+        """The edges that make a flat node wait for others of its body, where they are safe."""
+        body = self._body(self.nodes[after].scope)
+        found = {end: Wait(node, str(self.nodes[end].node.name), end in self.fused) for end in ends}
+        return {end: wait for end, wait in found.items() if body.needed_alike((wait.before, node))}
 
     def _body(self, scope: Scope) -> Body:
         name = scope.function if scope.parent is not None else ""
