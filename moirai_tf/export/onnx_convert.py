@@ -58,7 +58,11 @@ def convert(job: Job, file: Path, timeout_s: float) -> dict[str, Array]:
     Raises:
       MoiraiError: an operator has no counterpart in ONNX, tf2onnx fails, or it takes too long.
     """
-    return _child("conversion to ONNX", timeout_s).call(_convert, job, file)
+    expected = _child("running the original", timeout_s).call(_outputs, job)
+    # In a process of its own: TensorFlow does not give back all that a model took.
+    ranks = {name: array.ndim for name, array in expected.items()}
+    _child("conversion to ONNX", timeout_s).call(_convert, job, file, ranks)
+    return expected
 
 
 def rounding(job: Job, timeout_s: float) -> dict[str, float]:
@@ -108,12 +112,11 @@ def _shaken(value: Array, rng: np.random.Generator) -> Array:
     return shaken
 
 
-def _convert(job: Job, file: Path) -> dict[str, Array]:
-    """What the child does."""
+def _outputs(job: Job) -> dict[str, Array]:
+    """What the first child does."""
     try:
-        expected = Tf2Model(job.model, job.tags, job.signature, on_cpu=True).run(
-            job.inputs, grappler=True, traced=False
-        )
+        original = Tf2Model(job.model, job.tags, job.signature, on_cpu=True)
+        return dict(original.run(job.inputs, grappler=True, traced=False).outputs)
     except Exception as error:  # loading may run any Python code
         failure = failure_of(error)
         raise MoiraiError(
@@ -121,19 +124,21 @@ def _convert(job: Job, file: Path) -> dict[str, Array]:
             why="its outputs are what those of the ONNX model are compared with",
             fix=failure.fix,
         ) from error
-    give_memory_back()
+
+
+def _convert(job: Job, file: Path, ranks: Mapping[str, int]) -> None:
+    """What the second one does, with the ranks of outputs whose graph does not know theirs."""
     model = _converted(job)
     give_memory_back()
     _name_unsupported(model)
     _produce_outputs(model, job.outputs)
     for output in model.graph.output:
         if not output.type.tensor_type.HasField("shape"):  # of unknown rank, which ONNX has not
-            for _ in range(expected.outputs[output.name].ndim):
+            for _ in range(ranks[output.name]):
                 output.type.tensor_type.shape.dim.add()
             output.type.tensor_type.shape.SetInParent()
     save_model(model, file)
     _check(file)
-    return dict(expected.outputs)
 
 
 def _converted(job: Job) -> Any:
@@ -151,6 +156,9 @@ def _converted(job: Job) -> Any:
             return_initialized_tables=True, return_tensors_to_rename=True,
         )  # fmt: skip
         beside = tf_utils.compress_graph_def(frozen) if large else None
+        if large:  # a message keeps the memory of what was taken out of it
+            frozen = type(frozen).FromString(frozen.SerializeToString())
+            give_memory_back()
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(frozen, name="")
             converted = tfonnx.process_tf_graph(
