@@ -56,10 +56,11 @@ def convert(job: Job, file: Path, timeout_s: float) -> dict[str, Array]:
     """Writes the signature as `file`, its weights beside it; returns the original's outputs.
 
     Raises:
-      MoiraiError: an operator has no counterpart in ONNX, tf2onnx fails, or it takes too long.
+      MoiraiError: the original cannot be run, an operator has no counterpart in ONNX, tf2onnx fails,
+        or it takes too long.
     """
+    # The original has a process of its own: TensorFlow does not give back all that a model took.
     expected = _child("running the original", timeout_s).call(_outputs, job)
-    # In a process of its own: TensorFlow does not give back all that a model took.
     ranks = {name: array.ndim for name, array in expected.items()}
     _child("conversion to ONNX", timeout_s).call(_convert, job, file, ranks)
     return expected
