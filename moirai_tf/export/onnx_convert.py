@@ -56,8 +56,8 @@ def convert(job: Job, file: Path, timeout_s: float) -> dict[str, Array]:
     """Writes the signature as `file`, its weights beside it; returns the original's outputs.
 
     Raises:
-      MoiraiError: the original cannot be run, an operator has no counterpart in ONNX, tf2onnx fails,
-        or it takes too long.
+      MoiraiError: the original cannot be run, an operator has no counterpart in ONNX, tf2onnx
+        fails, or it takes too long.
     """
     # The original has a process of its own: TensorFlow does not give back all that a model took.
     expected = _child("running the original", timeout_s).call(_outputs, job)
