@@ -171,6 +171,27 @@ os.abort()
     ])  # fmt: skip
 
 
+def test_ctrl_c_while_an_object_goes_is_no_traceback() -> None:
+    """Python ignores it there, and says so at length; the watching thread ends the command."""
+    program = """
+from tools._display import Display
+from tools._interrupt import Interrupted
+class Going:
+    def __init__(self, error):
+        self.error = error
+    def __del__(self):
+        raise self.error
+Interrupted(Display(), patient=False)
+Going(ValueError("a fault is shown"))
+Going(KeyboardInterrupt())
+print("done", flush=True)
+"""
+    status, out, err = done("-c", program)
+    assert (status, out) == (0, "done\n")
+    assert "a fault is shown" in err
+    assert "KeyboardInterrupt" not in err
+
+
 @pytest.mark.slow
 def test_every_command_is_silent_and_has_facts(zoo_dir: ZooDir, tmp_path: Path) -> None:
     """Also the processes that they start."""

@@ -31,6 +31,7 @@ class Interrupted:
             return
         readable, writable = os.pipe()
         os.set_blocking(writable, False)
+        sys.unraisablehook = _told_unless_interrupted
         signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(readable,), daemon=True).start()
 
@@ -68,3 +69,9 @@ class Interrupted:
         ending.start()
         atexit._run_exitfuncs()  # removes temporary files, and what is staged beside an output
         os._exit(status)
+
+
+def _told_unless_interrupted(unraisable: sys.UnraisableHookArgs) -> None:
+    """A Ctrl-C that comes while an object goes is lost there; who watches ends the command."""
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
