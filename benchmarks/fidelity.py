@@ -11,7 +11,7 @@ whole host of them can be measured on two cores.
         [--repeats=15] [--output=rows.json]
     python -m benchmarks.fidelity --clusters=gpus --methods=m-etf,m-sct,getf,placeto
     python -m benchmarks.fidelity --clusters=gpu,gpus,equal_gpus,servers \
-        --models=bert,gpt2,inception_v3,two_tower,ensemble
+        --models=bert,gpt2,inception_v3,two_tower,ensemble,dlrm
 """
 
 from __future__ import annotations

@@ -61,10 +61,9 @@ def bad_assignment(problem: Problem) -> list[int]:
     """Runs of neighbouring operators go to the devices in turn; groups stay together.
 
     What a device cannot run or has no room for goes to the first that can, with most room if none.
-    Half of a device is left for what it receives, as the allocator takes up to twice a tensor.
     """
     count = len(problem.devices)
-    free = [nbytes // 2 for nbytes in problem.capacity_bytes]
+    free = list(problem.capacity_bytes)
     chosen: dict[int, int] = {}
     for position, operator in enumerate(problem.topological_order):
         unit = problem.unit_of[operator]

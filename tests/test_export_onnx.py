@@ -177,7 +177,7 @@ def as_large(job: Job, file: Path) -> dict[str, np.ndarray]:
     """What the child does."""
     onnx_convert._LARGE_BYTES = 0
     outputs = onnx_convert._outputs(job)
-    onnx_convert._convert(job, file, {name: array.ndim for name, array in outputs.items()})
+    onnx_convert._convert(job, file, outputs)
     return outputs
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cProfile
 import pstats
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -264,11 +263,11 @@ def _calls_made(source: Path) -> int:
         model, graph, coarse = need(item.model), need(item.graph), need(item.coarse)
         placement = alone(graph, cluster, cluster.client)
         order = plan_order(model, coarse, [range(len(coarse))], placement)
-        write_placed(model, graph, cluster, placement, source.with_name("placed"), order)
+        placed = source.with_name(f"{source.name}_placed")
+        write_placed(model, graph, cluster, placement, placed, order)
 
     profile = cProfile.Profile()
     profile.runcall(work)
-    shutil.rmtree(source.with_name("placed"))
     return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
 
 

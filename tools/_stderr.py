@@ -13,10 +13,11 @@ import signal
 import sys
 from collections.abc import Sequence
 
+_PLACE = rb"0000 00:00:\d+\.\d+ +\d+ \S+:\d+\] "
+"""Time, thread and line of source, after the letter of the severity."""
 _NOISE = re.compile(
-    rb"WARNING: All log messages before absl::InitializeLog\(\)|"
-    rb"[IW]0000 00:00:\d+\.\d+ +\d+ \S+:\d+\] "
-    rb"|E0000 00:00:\d+\.\d+ +\d+ \S+:\d+\] Unable to register cu[A-Z]+ factory: "
+    rb"WARNING: All log messages before absl::InitializeLog\(\)"
+    rb"|[IW]" + _PLACE + rb"|E" + _PLACE + rb"Unable to register cu[A-Z]+ factory: "
 )
 """Information and warnings, in the form that they have before logging is set up; of errors only
 that of TensorFlow 2.18, which registers CUDA's libraries twice, whether there is a GPU or not."""

@@ -61,8 +61,7 @@ def convert(job: Job, file: Path, timeout_s: float) -> dict[str, Array]:
     """
     # The original has a process of its own: TensorFlow does not give back all that a model took.
     expected = _child("running the original", timeout_s).call(_outputs, job)
-    ranks = {name: array.ndim for name, array in expected.items()}
-    _child("conversion to ONNX", timeout_s).call(_convert, job, file, ranks)
+    _child("conversion to ONNX", timeout_s).call(_convert, job, file, expected)
     return expected
 
 
@@ -127,15 +126,15 @@ def _outputs(job: Job) -> dict[str, Array]:
         ) from error
 
 
-def _convert(job: Job, file: Path, ranks: Mapping[str, int]) -> None:
-    """What the second one does, with the ranks of outputs whose graph does not know theirs."""
+def _convert(job: Job, file: Path, expected: Mapping[str, Array]) -> None:
+    """What the second one does; the original's outputs have ranks that the graph may not know."""
     model = _converted(job)
     give_memory_back()
     _name_unsupported(model)
     _produce_outputs(model, job.outputs)
     for output in model.graph.output:
         if not output.type.tensor_type.HasField("shape"):  # of unknown rank, which ONNX has not
-            for _ in range(ranks[output.name]):
+            for _ in range(expected[output.name].ndim):
                 output.type.tensor_type.shape.dim.add()
             output.type.tensor_type.shape.SetInParent()
     save_model(model, file)
@@ -156,8 +155,10 @@ def _converted(job: Job) -> Any:
             str(job.model), None, None, list(job.tags), [job.signature], large_model=large,
             return_initialized_tables=True, return_tensors_to_rename=True,
         )  # fmt: skip
-        beside = tf_utils.compress_graph_def(frozen) if large else None
-        if large:  # a message keeps the memory of what was taken out of it
+        beside = None
+        if large:
+            beside = tf_utils.compress_graph_def(frozen)
+            # A message keeps the memory of what was taken out of it; a copy has none of that.
             frozen = type(frozen).FromString(frozen.SerializeToString())
             give_memory_back()
         with tf.Graph().as_default() as graph:
