@@ -15,15 +15,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 from absl import flags
 
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.options import ImportOptions
-from moirai_tf.pipeline import MoiraiItem, need
+from moirai_tf.pipeline import MoiraiItem, Pipeline, need
 from moirai_tf.placement import (
     CONGESTION_MODES,
     TRANSFER_MODES,
@@ -131,19 +131,25 @@ def _problem(model: Path, cluster: str, variant: str, kept: Path) -> Problem:
     if not kept.is_file():
         from moirai_tf.cluster import read_cluster  # Instances are compared without TensorFlow.
         from moirai_tf.cost.coarse_problem import build_problem
-        from moirai_tf.optimize import default_pipeline
-        from moirai_tf.passes import Import
+        from moirai_tf.passes import Fuse, Profile
 
-        pipeline = default_pipeline(
-            source="analytical", profile_anyway=True, coarsen=variant != UNFUSED
-        )
-        pipeline = pipeline.replaced(_flags.build(Import))
-        item = pipeline.until("profile").run(MoiraiItem(model, read_cluster(cluster)))
+        passes = (Fuse(coarsen=variant != UNFUSED), Profile(source="analytical"))
+        item = Pipeline(passes).run(replace(_graph(model), cluster=read_cluster(cluster)))
         problem = build_problem(
             need(item.coarse), item.cluster, need(item.costs), transfers=_TRANSFERS.value
         )
         write_problem(problem, kept)
     return read_problem(kept, transfers=_TRANSFERS.value)
+
+
+@lru_cache(maxsize=1)
+def _graph(model: Path) -> MoiraiItem:
+    """A model's graph, which is the same for all clusters."""
+    from moirai_tf.cluster import read_cluster
+    from moirai_tf.passes import Import, Prune
+
+    item = MoiraiItem(model, read_cluster(_CLUSTERS.value[0]))
+    return Pipeline((_flags.build(Import), Prune())).run(item)
 
 
 def entry() -> None:
