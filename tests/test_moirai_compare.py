@@ -53,6 +53,17 @@ def test_what_a_method_cannot_do_is_said(tmp_path: Path) -> None:
     assert "nothing that fits" in page(rows.known)
 
 
+def test_what_no_method_can_do_is_said_once(tmp_path: Path) -> None:
+    """Two bytes, and no device has room for more than one."""
+    small = tuple(replace(device, memory_bytes=0) for device in _two().devices)
+    case, said = Case("two", "small", "", lambda: replace(_two(), devices=small)), []
+    rows = Rows.read(tmp_path / "rows.json")
+    compare(case, rows, ("heft", "etf", OURS), (), OURS_OPTIONS, THEIRS, said.append)
+    assert "bytes" in said[0]
+    assert all(": the same, " in line for line in said[1:])
+    assert all("bytes" in row.note for row in rows.known.values())
+
+
 def test_plans_made_blind_are_played_in_full(tmp_path: Path) -> None:
     """Without memory both go to d0, 1 byte over. Devices taken as equal (5.5 each): one each, 9."""
     tight = replace(_two(), devices=(replace(_two().devices[0], memory_bytes=1), _two().devices[1]))
@@ -67,12 +78,24 @@ def test_plans_made_blind_are_played_in_full(tmp_path: Path) -> None:
     assert "does not fit" in page(rows.known)
 
 
-@pytest.mark.parametrize(("bound", "mark"), [(100, "1.05 |"), (90, "1.05 = |")])
-def test_no_better_than_the_gap_is_marked(bound: int, mark: str) -> None:
-    """105 over 100 with a proof of 100, and of 90: a gap of 10 %."""
+@pytest.mark.parametrize(
+    ("bound", "theirs", "mark", "counts", "middle"),
+    [
+        (100, 105, "1.05 |", "0 times, and proved within 1 % on 1. On 0", "heft 1.05"),
+        (90, 105, "1.05 = |", "0 times, and proved within 1 % on 0. On 1", "heft 1.05"),
+        (90, 95, "0.95 = |", "1 times, and proved within 1 % on 0. On 1", "heft 0.95"),
+    ],
+)
+def test_no_better_than_the_gap_is_marked_and_counted(
+    bound: int, theirs: int, mark: str, counts: str, middle: str
+) -> None:
+    """105 over 100 with a proof of 100, and of 90: a gap of 10 %. Then 95 over 100."""
     row = Row("m", "c", "", OURS, 1, 2, makespan_ns=100, bound_ns=bound)
-    other = replace(row, method="heft", makespan_ns=105)
-    assert mark in page({known.key: known for known in (row, other)})
+    other = replace(row, method="heft", makespan_ns=theirs)
+    text = page({known.key: known for known in (row, other)})
+    assert mark in text
+    assert f"1 problems: ours is above a method's latency {counts} some method" in text
+    assert f"Median latency over ours: {middle}; of the best of them" in text
 
 
 def test_command(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def compare(
     missing = [m for m in wanted if (case.model, case.cluster, case.variant, m) not in rows.known]
     if not missing:
         return
-    problem = case.read()
+    problem, last_note = case.read(), ""
     for method in missing:
         row = Row(
             case.model,
@@ -141,7 +141,10 @@ def compare(
             row = _ours(row, problem, method.removeprefix("without "), ours)
         rows.add(row)
         took = time.monotonic() - began
-        found = row.note if row.makespan_ns is None else f"{row.makespan_ns / 1e6:.3f} ms"
+        found = row.note if row.note != last_note else "the same"
+        if row.makespan_ns is not None:
+            found = f"{row.makespan_ns / 1e6:.3f} ms"
+        last_note = row.note
         label = " ".join(filter(None, (case.model, case.cluster, case.variant, method)))
         say(f"{label}: {found}, {took:.1f} s")
 

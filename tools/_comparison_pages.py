@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from moirai_tf.placement.schedule import relative_gap
@@ -11,13 +12,15 @@ from moirai_tf.placement.schedule import relative_gap
 from ._comparison import BASELINES, BLIND, FULL, OURS, UNFUSED, Row, by_case
 
 Case = Mapping[str, Row]
+_NEAR = 0.01
+"""A gap that costs cannot resolve."""
 
 
 def page(rows: Mapping[Any, Row]) -> str:
     """All tables."""
     cases = [case for case in by_case(rows) if _solved(case)]
     full = [case for case in cases if case[OURS].variant == FULL]
-    parts = [_ratios(full), _details(full)]
+    parts = [_summary(full), _ratios(full), _times(full), _details(full)]
     if any(f"without {what}" in case for case in full for what in BLIND):
         parts.append(_blind(full))
     unfused = [case for case in cases if case[OURS].variant == UNFUSED]
@@ -63,6 +66,36 @@ def _ratios(cases: Sequence[Case]) -> str:
                 f"{known[most]:.2f} ({most})" if most else "-",
             )
         )  # fmt: skip
+    return "\n".join(lines)
+
+
+def _summary(cases: Sequence[Case]) -> str:
+    """What the table says in short."""
+    ratios = {method: [r for case in cases if (r := ratio(case, method))] for method in BASELINES}
+    above = sum(r < 1 for found in ratios.values() for r in found)
+    best = [min(r for method in BASELINES if (r := ratio(case, method))) for case in cases
+            if any(ratio(case, method) for method in BASELINES)]  # fmt: skip
+    equal = sum(any(r - 1 <= gap(case) for m in BASELINES if (r := ratio(case, m)))
+                for case in cases)  # fmt: skip
+    proved = sum(gap(case) <= _NEAR for case in cases)
+    medians = ", ".join(f"{method} {median(found):.2f}" for method, found in ratios.items() if found)
+    return (
+        f"{len(cases)} problems: ours is above a method's latency {above} times, and proved within "
+        f"{100 * _NEAR:g} % on {proved}. On {equal} some method is within what is not proved of "
+        f"ours. Median latency over ours: {medians}"
+        + (f"; of the best of them {median(best):.2f}." if best else ".")
+    )
+
+
+def _times(cases: Sequence[Case]) -> str:
+    """Seconds to find it, on one line for each problem."""
+    lines = [_head("model", "cluster", "ours, to 1 % of its answer", "with bound", *BASELINES)]
+    for case in cases:
+        ours = case[OURS]
+        cells = [f"{case[m].time_s:.2f}" if ratio(case, m) else "-" for m in BASELINES]
+        lines.append(
+            _line(ours.model, ours.cluster, f"{ours.time_s:.2f}", f"{ours.whole_s:.1f}", *cells)
+        )
     return "\n".join(lines)
 
 
