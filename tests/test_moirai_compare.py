@@ -62,6 +62,7 @@ def test_what_no_method_can_do_is_said_once(tmp_path: Path) -> None:
     assert "bytes" in said[0]
     assert all(": the same, " in line for line in said[1:])
     assert all("bytes" in row.note for row in rows.known.values())
+    assert "Ours found no placement for two on small\n" in page(rows.known)
 
 
 def test_plans_made_blind_are_played_in_full(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_no_better_than_the_gap_is_marked_and_counted(
     text = page({known.key: known for known in (row, other)})
     assert mark in text
     assert f"1 problems: ours is above a method's latency {counts} some method" in text
-    assert f"Median latency over ours: {middle}; of the best of them" in text
+    assert f"Median latency over ours: {middle}, the best of them" in text
 
 
 def test_command(tmp_path: Path) -> None:
