@@ -188,7 +188,7 @@ def opened(
         check_identity(session)
         with session.named_failures():
             load_in_session(directory, session.session, signature.graph.tags)
-            fill_variables(session.session, signature.graph)
+            fill_variables(session.session, signature.graph, directory)
         yield Loaded(session, tuple(fetches), dict(zip(feeds, inputs.values(), strict=True)))
 
 

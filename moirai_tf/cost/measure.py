@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.saved_model import loader_impl
 
 from moirai_tf.cluster import Cluster
 from moirai_tf.cost.inputs import Array
@@ -27,11 +28,12 @@ from moirai_tf.cost.table import Measurement
 from moirai_tf.cost.xplane import STEP, UNKNOWN, Step, read_trace, steps
 from moirai_tf.errors import MoiraiError
 from moirai_tf.graph.graph import Graph
-from moirai_tf.model.load import load_in_session
+from moirai_tf.model.load import holds_nothing, load_in_session
 from moirai_tf.model.output import written
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.model.validate import tensor_names
 from moirai_tf.progress import stage
+from moirai_tf.rewrite.restored import restored
 from moirai_tf.runtime.failures import explained
 from moirai_tf.runtime.session import ClusterSession, open_session
 
@@ -90,7 +92,7 @@ def loaded(cluster: Cluster, placed: Path, graph: Graph) -> Iterator[ClusterSess
             load_in_session(placed, opened.session, graph.tags)
         with explained(f"the model cannot be run on {where}", _WHY, failures=_OF_STEPS):
             with opened.named_failures():
-                fill_variables(opened.session, graph)
+                fill_variables(opened.session, graph, placed)
             yield opened
 
 
@@ -115,14 +117,18 @@ def _runnable(
         allow_soft_placement=True,
     )
     feeds, fetches = runs_of(model, graph, inputs)
-    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+    with (
+        tf.Graph().as_default(),
+        tf.compat.v1.Session(config=config) as session,
+        _on_disk(model) as directory,
+    ):
         with stage("load the model"), explained(
             "the model cannot be loaded to be measured", _WHY, loading=True, otherwise=_OTHERWISE
-        ), _on_disk(model) as directory:  # fmt: skip
+        ):  # fmt: skip
             load_in_session(directory, session, graph.tags)
         with explained("the model cannot be run to be measured", _WHY, otherwise=_OTHERWISE,
                        failures=_OF_STEPS):  # fmt: skip
-            fill_variables(session, graph)
+            fill_variables(session, graph, directory)
             step = session.make_callable(fetches, feeds)
             yield lambda: step(*inputs.values())
 
@@ -137,17 +143,22 @@ def _on_disk(model: SavedModel) -> Iterator[Path]:
         yield written(model, Path(work))
 
 
-def fill_variables(session: tf.compat.v1.Session, graph: Graph) -> None:
+def fill_variables(session: tf.compat.v1.Session, graph: Graph, directory: Path) -> None:
     """Gives random values to variables that the model's own restore leaves out.
 
     `tf.saved_model.save` of a Keras 3 model saves copies of the variables under other names, which
-    only the TF2 loader finds. Times do not depend on the values.
+    only the TF2 loader finds. Times do not depend on the values. A Session is asked for no others:
+    an answer takes it as long as a step, since it plans the whole graph for it.
     """
     handles = {
         session.graph.get_tensor_by_name(f"{operator.name}:0"): operator.attr("dtype").type
         for operator in graph.operators
         if operator.op == "VarHandleOp"
     }
+    known = _restored_variables(directory, graph) if handles else set()
+    handles = {handle: dtype for handle, dtype in handles.items() if handle.op.name not in known}
+    if not handles:
+        return
     ready = session.run([tf.raw_ops.VarIsInitializedOp(resource=handle) for handle in handles])
     for (handle, dtype), is_ready in zip(handles.items(), ready, strict=True):
         if is_ready:
@@ -156,6 +167,15 @@ def fill_variables(session: tf.compat.v1.Session, graph: Graph) -> None:
         values = np.random.default_rng(0).normal(0.0, 0.05, shape)
         value = tf.constant(values.astype(tf.as_dtype(dtype).as_numpy_dtype))
         session.run(tf.raw_ops.AssignVariableOp(resource=handle, value=value))
+
+
+def _restored_variables(directory: Path, graph: Graph) -> set[str]:
+    """Variables that loading the model has surely filled."""
+    loader = loader_impl.SavedModelLoader(str(directory))
+    if holds_nothing(loader.variables_path):
+        return set()
+    meta_graph = loader.get_meta_graph_def_from_tags(graph.tags)
+    return set(restored(meta_graph, meta_graph.saver_def.restore_op_name) or ())
 
 
 def _profile(run: Callable[[], object], directory: str, *, repeats: int, warmup: int) -> None:

@@ -128,7 +128,7 @@ def _restored(loader: Any, saver: Any, session: Any, tags: list[str]) -> Mapping
     meta_graph = loader.get_meta_graph_def_from_tags(tags)
     with session.graph.as_default():
         init = loader_impl.get_init_op(meta_graph)
-    if saver is None or not _holds_nothing(loader.variables_path):
+    if saver is None or not holds_nothing(loader.variables_path):
         loader.restore_variables(session, saver)
     if init is not None and (init.type != "NoOp" or init.control_inputs):
         loader.run_init_ops(session, tags)
@@ -136,7 +136,7 @@ def _restored(loader: Any, saver: Any, session: Any, tags: list[str]) -> Mapping
     return signatures
 
 
-def _holds_nothing(checkpoint: str) -> bool:
+def holds_nothing(checkpoint: str) -> bool:
     """Whether a checkpoint says only which objects the model has."""
     if not Path(f"{checkpoint}.index").is_file():
         return False
