@@ -46,18 +46,31 @@ td:not(.number) { min-width: 8.5rem; }
 
 _SCRIPT = """
 const scheme = matchMedia('(prefers-color-scheme: dark)');
-function paint() {
+function colours() {
   const style = getComputedStyle(document.documentElement);
-  const ink = style.getPropertyValue('--ink').trim();
-  const line = style.getPropertyValue('--line').trim();
-  for (const plot of document.querySelectorAll('.js-plotly-plot')) {
-    Plotly.relayout(plot, {'font.color': ink, 'xaxis.gridcolor': line, 'yaxis.gridcolor': line,
-      'xaxis.zerolinecolor': line, 'yaxis.zerolinecolor': line});
-  }
+  const [ink, line] = ['--ink', '--line'].map(name => style.getPropertyValue(name).trim());
+  return {ink, axis: {gridcolor: line, zerolinecolor: line}};
 }
-scheme.addEventListener('change', paint);
-paint();
+const draw = Plotly.newPlot;
+let drawn = new Promise(done => addEventListener('load', done));
+Plotly.newPlot = (plot, data, layout, config) => {
+  drawn = drawn.then(() => new Promise(next => setTimeout(next))).then(() => {
+    const {ink, axis} = colours();
+    const [font, xaxis, yaxis] = [{...layout.font, color: ink},
+      {...layout.xaxis, ...axis}, {...layout.yaxis, ...axis}];
+    return draw(plot, data, {...layout, font, xaxis, yaxis}, config);
+  });
+  return drawn;
+};
+scheme.addEventListener('change', () => {
+  const {ink, axis} = colours();
+  const changes = {'font.color': ink};
+  for (const name of ['xaxis', 'yaxis'])
+    for (const [key, colour] of Object.entries(axis)) changes[`${name}.${key}`] = colour;
+  for (const plot of document.querySelectorAll('.js-plotly-plot')) Plotly.relayout(plot, changes);
+});
 """
+"""Large figures take a second: the page comes first, then each figure once, in its colours."""
 
 
 def write_report(content: Content, path: str | Path) -> None:
@@ -90,7 +103,7 @@ def page_of(content: Content) -> str:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>{_STYLE}</style>\n<script>{get_plotlyjs()}</script>\n"
-        f"</head><body>\n{body}\n<script>{_SCRIPT}</script>\n</body></html>\n"
+        f"<script>{_SCRIPT}</script>\n</head><body>\n{body}\n</body></html>\n"
     )
 
 
