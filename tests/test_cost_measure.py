@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from moirai_tf.cluster import Cluster, Device
 from moirai_tf.cost.inputs import generate_inputs
-from moirai_tf.cost.measure import loaded, measure
+from moirai_tf.cost.measure import fill_variables, loaded, measure
 from moirai_tf.errors import MoiraiError
+from moirai_tf.model.load import load_in_session
 from moirai_tf.model.saved_model import read_saved_model
 from tests.cost_cases import imported, saved, spec
 
@@ -91,6 +92,26 @@ def test_zoo_models_are_attributed(name, zoo_dir):
     ran = {o.op for o, time in zip(graph.operators, times, strict=True) if time > 0}
     assert not ran & {"VarHandleOp", "Const", "Placeholder", "_Retval"}
     assert ran
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [("conv_net_saved", True), ("conv_net_export", False), ("lstm", False), ("two_tower", False)],
+)
+def test_variables_that_loading_leaves_out_are_filled(name, left_out, zoo_dir):
+    """`tf.saved_model.save` of a Keras 3 model leaves out what its signature reads."""
+    graph, directory = imported(read_saved_model(zoo_dir(name)), batch_size=2), zoo_dir(name)
+    handles = [o.name for o in graph.operators if o.op == "VarHandleOp"]
+
+    def have_values(session):
+        found = [session.graph.get_tensor_by_name(f"{handle}:0") for handle in handles]
+        return session.run([tf.raw_ops.VarIsInitializedOp(resource=handle) for handle in found])
+
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        load_in_session(directory, session, graph.tags)
+        assert all(have_values(session)) != left_out
+        fill_variables(session, graph, directory)
+        assert all(have_values(session))
 
 
 def test_inputs_that_the_model_refuses(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +118,28 @@ def test_command(tmp_path: Path) -> None:
     other = run("compare", *flags, "--seed=1")
     assert other.returncode == 1
     assert "other options" in other.stderr
+
+
+def test_models_on_clusters(tmp_path: Path, zoo_dir: Callable[[str], Path]) -> None:
+    """One model on clusters of three and five devices, also unfused, also planned blind."""
+    clusters = ("cpu_two_gpus", "four_gpus_one_server")
+    done = run(
+        "compare", f"--saved_model_dir={zoo_dir('ensemble')}", f"--output_dir={tmp_path / 'out'}",
+        *(f"--cluster=configs/{name}.yaml" for name in clusters), "--batch_size=8", "--unfused",
+        "--blind", "--methods=single,heft,m-sct,placeto", "--episodes=3", "--time_limit_s=4",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [Row(**row) for row in json.loads((tmp_path / "out" / "rows.json").read_text())]
+    found = {(row.cluster, row.variant, row.method): row for row in rows}
+    assert len(found) == len(clusters) * (5 + len(BLIND) + 5)
+    for cluster, devices in zip(clusters, (3, 5), strict=True):
+        ours, fine = found[cluster, "", OURS], found[cluster, "unfused", OURS]
+        assert (ours.devices, fine.devices) == (devices, devices)
+        assert ours.operators < fine.operators
+        assert all((cluster, "", f"without {what}") in found for what in BLIND)
+        theirs = [found[cluster, "", name].makespan_ns for name in ("single", "heft", "m-sct")]
+        assert ours.bound_ns <= ours.makespan_ns <= min(theirs)
+    assert "2 problems: ours is above a method's latency 0 times" in done.stdout
 
 
 def test_figures(tmp_path: Path) -> None:

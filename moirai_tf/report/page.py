@@ -54,7 +54,8 @@ function colours() {
 const draw = Plotly.newPlot;
 let drawn = new Promise(done => addEventListener('load', done));
 Plotly.newPlot = (plot, data, layout, config) => {
-  drawn = drawn.then(() => new Promise(next => setTimeout(next))).then(() => {
+  const turn = () => new Promise(next => setTimeout(next));
+  drawn = drawn.catch(console.error).then(turn).then(() => {
     const {ink, axis} = colours();
     const [font, xaxis, yaxis] = [{...layout.font, color: ink},
       {...layout.xaxis, ...axis}, {...layout.yaxis, ...axis}];
