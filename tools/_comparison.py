@@ -141,8 +141,9 @@ def compare(
             row = _ours(row, problem, method.removeprefix("without "), ours)
         rows.add(row)
         took = time.monotonic() - began
-        found = row.note if row.note != last_note else "the same"
-        if row.makespan_ns is not None:
+        if row.makespan_ns is None:
+            found = "the same" if row.note == last_note else row.note
+        else:
             found = f"{row.makespan_ns / 1e6:.3f} ms"
         last_note = row.note
         label = " ".join(filter(None, (case.model, case.cluster, case.variant, method)))

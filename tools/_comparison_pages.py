@@ -56,18 +56,25 @@ def gap(case: Case) -> float:
     return relative_gap(case[OURS].makespan_ns or 0, case[OURS].bound_ns)
 
 
+def _known_ratios(case: Case) -> dict[str, float]:
+    """Method -> latency over ours, of those that found something."""
+    return {method: r for method in BASELINES if (r := ratio(case, method)) is not None}
+
+
+def _undecided(case: Case, found: float) -> bool:
+    """Whether ours is better by no more than what is not proved of it."""
+    return found - 1 <= gap(case)
+
+
 def _ratios(cases: Sequence[Case]) -> str:
     """Latency over ours; `=` where that is within what is not proved of ours."""
     lines = [
         _head("model", "cluster", "operators", "ours ms", "bound ms", "gap", *BASELINES, "up to")
     ]
     for case in cases:
-        ours, cells = case[OURS], []
-        for method in BASELINES:
-            found = ratio(case, method)
-            mark = " =" if found is not None and found - 1 <= gap(case) else ""
-            cells.append("-" if found is None else f"{found:.2f}{mark}")
-        known = {m: r for m in BASELINES if (r := ratio(case, m)) is not None}
+        ours, known = case[OURS], _known_ratios(case)
+        told = {m: f"{r:.2f}{' =' if _undecided(case, r) else ''}" for m, r in known.items()}
+        cells = [told.get(method, "-") for method in BASELINES]
         most = max(known, key=known.__getitem__, default="")
         lines.append(
             _line(
@@ -81,20 +88,19 @@ def _ratios(cases: Sequence[Case]) -> str:
 
 def _summary(cases: Sequence[Case]) -> str:
     """What the table says in short."""
-    found = {method: [ratio(case, method) for case in cases] for method in BASELINES}
-    known = [[r for r in row if r] for row in zip(*found.values(), strict=True)]
-    found["the best of them"] = [min(row, default=None) for row in known]
-    gaps = [gap(case) for case in cases]
-    above = sum(r < 1 for row in known for r in row)
-    near = sum(any(r - 1 <= g for r in row) for row, g in zip(known, gaps, strict=True))
-    medians = ", ".join(
-        f"{method} {median(ratios):.2f}"
-        for method, column in found.items()
-        if (ratios := [r for r in column if r])
+    known = [_known_ratios(case) for case in cases]
+    above = sum(r < 1 for row in known for r in row.values())
+    undecided = sum(
+        any(_undecided(case, r) for r in row.values())
+        for case, row in zip(cases, known, strict=True)
     )
+    proved = sum(gap(case) <= _NEAR for case in cases)
+    columns = {method: [row[method] for row in known if method in row] for method in BASELINES}
+    columns["the best of them"] = [min(row.values()) for row in known if row]
+    medians = ", ".join(f"{name} {median(found):.2f}" for name, found in columns.items() if found)
     return (
         f"{len(cases)} problems: ours is above a method's latency {above} times, and proved within "
-        f"{100 * _NEAR:g} % on {sum(g <= _NEAR for g in gaps)}. On {near} some method is within "
+        f"{100 * _NEAR:g} % on {proved}. On {undecided} some method is within "
         f"what is not proved of ours. Median latency over ours: {medians}."
     )
 
