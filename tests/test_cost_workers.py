@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,13 @@ from tensorflow.core.protobuf import config_pb2
 
 from moirai_tf.bench.local_cluster import local_cluster
 from moirai_tf.cluster import read_cluster
+from moirai_tf.cost.device_times import measure_devices
+from moirai_tf.cost.inputs import chosen_inputs
 from moirai_tf.cost.options import ProfileOptions
 from moirai_tf.cost.profile import profile
 from moirai_tf.cost.step_stats import KernelNames, device_steps, shared_ns
+from moirai_tf.cost.steps import measured_slowdown
+from moirai_tf.cost.table import StepCost
 from moirai_tf.cost.table_files import read_table, table_text, write_table
 from moirai_tf.cost.xplane import UNKNOWN
 from moirai_tf.errors import MoiraiError
@@ -76,8 +81,9 @@ def test_every_device_is_measured_by_itself(table, graph, workers):
         assert found.measurement.attributed_ns > 0
         assert found.measurement.unknown_ns < found.measurement.attributed_ns
         assert found.measurement.pieces == 1
-        # Weights of 512 x 512 + 512 x 2048 + 2048 x 8 floats, at least, were allocated.
-        assert found.measurement.peak_bytes > 4 * (512 * 512 + 512 * 2048 + 2048 * 8)
+        # Weights of 512 x 512 + 512 x 2048 + 2048 x 8 floats were allocated, and not twice.
+        weights = 4 * (512 * 512 + 512 * 2048 + 2048 * 8)
+        assert weights < found.measurement.peak_bytes < 1.5 * weights
 
 
 def test_times_of_a_device_add_up_to_its_step(table):
@@ -111,6 +117,51 @@ def test_its_text_names_every_device_and_link(table, workers):
     for device in workers.cluster.devices:
         assert f"{device.name}  measured" in text
     assert text.count(" -> ") == len(table.links)
+
+
+@pytest.fixture
+def timed(model, graph, workers, table):
+    """Devices timed, the second in pieces; Sessions that stay open."""
+    first, second = workers.cluster.devices
+    small = replace(workers.cluster, devices=(first, replace(second, memory_bytes=5_000_000)))
+    with ExitStack() as sessions:
+        yield (
+            measure_devices(
+                model, coarsen(graph)[0], small, [first.name, second.name],
+                chosen_inputs(graph, "", 0), StepCost(), table.links, sessions, repeats=3, warmup=1,
+            ),
+            sessions,
+        )  # fmt: skip
+
+
+def test_the_client_runs_the_whole_model_again_in_the_same_session(timed, workers):
+    found, sessions = timed
+    client, other = (device.name for device in workers.cluster.devices)
+    assert list(found) == [other, client]  # pieces while nothing else takes their room
+    assert found[other].step is None
+    (y,) = found[client].step()
+    assert y.shape == (32, 8)
+    sessions.close()
+    with pytest.raises(RuntimeError, match="closed Session"):
+        found[client].step()
+
+
+def test_a_step_that_is_there_already_is_timed_beside_the_others(timed, model, graph, workers):
+    found, _ = timed
+    client, other = (device.name for device in workers.cluster.devices)
+    runs = []
+
+    def counted():
+        runs.append(0)
+        return found[client].step()
+
+    slowdown = measured_slowdown(
+        model, coarsen(graph)[0], workers.cluster, chosen_inputs(graph, "", 0), {client: counted},
+        repeats=3,
+    )  # fmt: skip
+    # Two steps to warm up, three alone, three and more while the other computes.
+    assert len(runs) >= 8
+    assert set(slowdown) == {client, other}
 
 
 def test_a_model_that_does_not_fit_is_timed_in_pieces(model, graph, workers):

@@ -6,6 +6,9 @@ beyond its fixed cost (see `steps`) and its kernels is the executor's work for e
 shared evenly among them; if kernels add up to more than the step, all are scaled down.
 
 A GPU runs one kernel at a time anyway, so there the same steps are traced; see `gpu_steps`.
+
+Loading a model and its first step take longer than the steps that count. So a Session in which a
+device runs all of it is left open where `steps` measures the same one again, beside the others.
 """
 
 from __future__ import annotations
@@ -14,10 +17,10 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +52,27 @@ from moirai_tf.rewrite.kept_order import plan_order
 from moirai_tf.rewrite.make_plan import transfers_of, write_placed
 from moirai_tf.runtime.devices import full_name
 from moirai_tf.runtime.gpu_records import gpu_index
+from moirai_tf.runtime.session import ClusterSession
 from moirai_tf.runtime.timing import LEAST_STEPS, elapsed_ns, enough, warm_up
 
-_TRACED_WARMUP = 2
-"""Traced steps that do not count: the device has run the model untraced already."""
+_LEAST_WARMUP = 2
+"""Traced steps that do not count: those that are slow all the same are not in the middle half."""
 _LEAST_TRACED = 5
 """Traced steps that count, of a model that takes long."""
 _LOGGER = logging.getLogger(__name__)
 _KEPT = 0.5
 """Part of the traced steps that counts: those whose kernels' total is nearest the median."""
+
+
+@dataclass(frozen=True)
+class TimedDevice:
+    """What was measured on one device."""
+
+    times_ns: Sequence[int | None]
+    """Of each operator of the graph, None where it was not timed."""
+    measurement: Measurement
+    step: Callable[[], object] | None
+    """Runs the whole model there, for the cluster's client; None if its Session was closed."""
 
 
 def measure_devices(
@@ -68,40 +83,56 @@ def measure_devices(
     inputs: Mapping[str, Array],
     step_cost: StepCost,
     links: Sequence[MeasuredLink],
+    sessions: ExitStack,
     *,
     repeats: int,
     warmup: int,
-) -> dict[str, tuple[list[int | None], Measurement]]:
+) -> dict[str, TimedDevice]:
     """Times every operator on devices that Sessions reach, one device after the other.
+
+    Those that are shown pieces come first: the others' room is theirs until Sessions stay open.
 
     Times are means over the middle half of the traced steps, not medians of each operator: on a
     device under a CPU quota most runs of a short kernel are undisturbed and a few wait for the next
     period, so that medians would add up to less than a step.
 
-    Returns:
-      Device -> nanoseconds of each operator of the graph, None where it was not timed, and what
-      the profile says of itself.
+    Args:
+      model: the SavedModel that the graph was imported from.
+      coarse: its fused operators.
+      cluster: the devices.
+      devices: names of those that are timed.
+      inputs: one array per signature input.
+      step_cost: what a step takes whatever it computes.
+      links: what transfers take.
+      sessions: closes those that are left open.
+      repeats: untraced steps that count, and traced ones.
+      warmup: steps before them.
 
     Raises:
       MoiraiError: a worker is missing or dies, the model cannot run there, or a GPU does not tell
         what its kernels took.
     """
-    subject = _TimedModel(model, coarse, cluster, inputs, repeats, warmup)
+    subject = _TimedModel(model, coarse, cluster, inputs, repeats, warmup, sessions)
     by_pair = links_of(cluster, links)
+    wanted = [layouts(coarse, cluster, device) for device in devices]
+    wanted.sort(key=lambda shown: shown[0].whole)
+    client = cluster.client
     return {
-        device: _measured(subject, device, step_cost.total_ns(cluster.client, [device]), by_pair)
-        for device in devices
+        shown[0].device: _measured(
+            subject, shown, step_cost.total_ns(client, [shown[0].device]), by_pair
+        )
+        for shown in wanted
     }
 
 
 def _measured(
-    subject: _TimedModel, device: str, fixed_ns: int, links: Links
-) -> tuple[list[int | None], Measurement]:
-    """`measure_devices` for one device, where so much of a step is fixed."""
-    graph, cluster = subject.graph, subject.cluster
+    subject: _TimedModel, wanted: Sequence[Layout], fixed_ns: int, links: Links
+) -> TimedDevice:
+    """`measure_devices` for the device of some layouts, where so much of a step is fixed."""
+    graph, cluster, device = subject.graph, subject.cluster, wanted[0].device
     short = short_devices(d.name for d in cluster.devices)
     with stage(f"time the operators on {short[device]}"):
-        shown, traced = _shown(subject, layouts(subject.coarse, cluster, device))
+        shown, traced = _shown(subject, wanted)
     host = host_of(cluster, device)
     measurement = _measurement(traced, fixed_ns, _moved_ns(graph, shown[0], host, links))
     times, measurement = (
@@ -111,7 +142,8 @@ def _measured(
     )
     timed = {name for layout in shown for name, d in layout.placement.items() if d == device}
     named = zip(graph.operators, times, strict=True)
-    return [ns if o.name in timed else None for o, ns in named], measurement
+    times_ns = [ns if o.name in timed else None for o, ns in named]
+    return TimedDevice(times_ns, measurement, traced[0].step)
 
 
 def _shown(
@@ -156,26 +188,43 @@ class _TimedModel:
     inputs: Mapping[str, Array]
     repeats: int
     warmup: int
+    sessions: ExitStack
 
     @property
     def graph(self) -> Graph:
         return self.coarse.fine
 
     def show(self, layout: Layout) -> TracedLayout:
-        """Runs one layout untraced, as TensorFlow orders it, then traced, one kernel at a time."""
-        with tempfile.TemporaryDirectory(prefix="moirai_profile_") as work:
-            free, ordered = Path(work) / "free", Path(work) / "ordered"
-            with stage("write the model"):
-                write_placed(self.model, self.graph, self.cluster, layout.placement, free)
-            if gpu_index(layout.device) is not None:
-                return self._traced(free, layout.device, self._latencies(free))
-            with stage("write the model"):
-                write_placed(
-                    self.model, self.graph, self.cluster, layout.placement, ordered,
-                    plan_order(self.model, self.coarse, [self._in_turn(layout)], layout.placement),
-                )  # fmt: skip
-            latencies = self._latencies(free)
-            return self._traced(ordered, layout.device, latencies)
+        """Runs one layout traced, one kernel at a time, and untraced, as TensorFlow orders it.
+
+        A CPU needs a model of its own for each: the traced one is gone when the other is loaded,
+        so that no device has to hold the weights twice.
+        """
+        with tempfile.TemporaryDirectory(prefix="moirai_profile_") as work, ExitStack() as briefly:
+            on_gpu = gpu_index(layout.device) is not None
+            traced = None
+            if not on_gpu:
+                with self._loaded(layout, Path(work) / "ordered", ordered=True) as opened:
+                    traced = self._traced(opened, layout.device)
+            stays = layout.whole and (on_gpu or layout.device == self.cluster.client)
+            opened = (self.sessions if stays else briefly).enter_context(
+                self._loaded(layout, Path(work) / "free", ordered=False)
+            )
+            step = self._step(opened)
+            latencies = self._latencies(step)
+            traced = traced or self._traced(opened, layout.device)
+            return _seen(traced, latencies, step if stays else None)
+
+    @contextmanager
+    def _loaded(self, layout: Layout, placed: Path, *, ordered: bool) -> Iterator[ClusterSession]:
+        with stage("write the model"):
+            in_turn = [self._in_turn(layout)]
+            order = (
+                plan_order(self.model, self.coarse, in_turn, layout.placement) if ordered else None
+            )
+            write_placed(self.model, self.graph, self.cluster, layout.placement, placed, order)
+        with loaded(self.cluster, placed, self.graph) as opened:
+            yield opened
 
     def _in_turn(self, layout: Layout) -> list[int]:
         """The fused operators of the device that is looked at, in topological order."""
@@ -186,51 +235,67 @@ class _TimedModel:
             if all(layout.placement[fine[m].name] == layout.device for m in fused.members)
         ]
 
-    def _latencies(self, placed: Path) -> list[int]:
+    def _step(self, opened: ClusterSession) -> Callable[[], object]:
         feeds, fetches = runs_of(self.model, self.graph, self.inputs)
-        with loaded(self.cluster, placed, self.graph) as opened:
-            step = opened.callable(fetches, feeds)
-            bound = partial(step, *self.inputs.values())
-            with stage("warm up"):
-                warm = warm_up(bound, self.warmup)[: self.repeats]
-            more, least = self.repeats - len(warm), LEAST_STEPS - len(warm)
-            with stage("run", more) as steps:
-                return warm + [steps.counted(elapsed_ns(bound)) for _ in enough(more, least)]
+        return partial(opened.callable(fetches, feeds), *self.inputs.values())
 
-    def _traced(self, placed: Path, device: str, latencies: Sequence[int]) -> TracedLayout:
+    def _latencies(self, step: Callable[[], object]) -> list[int]:
+        with stage("warm up"):
+            warm = warm_up(step, self.warmup)[: self.repeats]
+        more, least = self.repeats - len(warm), LEAST_STEPS - len(warm)
+        with stage("run", more) as steps:
+            return warm + [steps.counted(elapsed_ns(step)) for _ in enough(more, least)]
+
+    def _traced(self, opened: ClusterSession, device: str) -> _Traced:
         feeds, fetches = runs_of(self.model, self.graph, self.inputs)
         fed = dict(zip(feeds, self.inputs.values(), strict=True))
         owner = KernelNames(self.graph).owner
         device = full_name(device)
+        _, metadata = opened.run(fetches, fed, trace=True)
+        ops = ops_of(metadata)
+        run = partial(opened.run, fetches, fed, trace=True, graphs=False)
+        with stage("warm up"):
+            for _ in enough(self.warmup, _LEAST_WARMUP):
+                run()
         steps, memory, durations = [], [], []
-        ops: Mapping[str, str] = {}
-        first = min(self.warmup, _TRACED_WARMUP)
-        with (
-            loaded(self.cluster, placed, self.graph) as opened,
-            stage("run traced", first + self.repeats) as counted,
-        ):
-            for _ in chain(range(first), enough(self.repeats, _LEAST_TRACED)):
+        with stage("run traced", self.repeats) as counted:
+            for _ in enough(self.repeats, _LEAST_TRACED):
                 start = time.perf_counter_ns()
-                _, metadata = opened.run(fetches, fed, trace=True, graphs=not ops)
+                _, metadata = run()
                 durations.append(time.perf_counter_ns() - start)
-                ops = ops or ops_of(metadata)
                 steps.append(device_steps(metadata, owner, ops).get(device, DeviceStep({}, {})))
                 memory.append(allocated(metadata, device))
                 counted.advance()
-        kept = _middle_half(steps[first:])
-        low, middle, high = np.percentile(latencies, (25, 50, 75))
-        return TracedLayout(
-            kernel_ns=_means([step.kernel_ns for step in kept]),
-            kernels=_means([step.kernels for step in kept]),
-            wait_ns=_means([step.wait_ns for step in kept]),
-            latency_ns=float(middle),
-            step_ns=float(np.median(durations[first:])),
-            spread=float((high - low) / middle),
-            memory=_most(memory[first:]),
-            repeats=len(latencies),
-            stream_ns=float(np.mean([step.stream_ns for step in kept])),
-            copied_ns=float(np.mean([step.copied_ns for step in kept])),
-        )
+        return _Traced(steps, durations, _most(memory))
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """Traced steps that count."""
+
+    steps: Sequence[DeviceStep]
+    durations_ns: Sequence[int]
+    memory: Allocated
+
+
+def _seen(
+    traced: _Traced, latencies: Sequence[int], step: Callable[[], object] | None
+) -> TracedLayout:
+    kept = _middle_half(traced.steps)
+    low, middle, high = np.percentile(latencies, (25, 50, 75))
+    return TracedLayout(
+        kernel_ns=_means([step.kernel_ns for step in kept]),
+        kernels=_means([step.kernels for step in kept]),
+        wait_ns=_means([step.wait_ns for step in kept]),
+        latency_ns=float(middle),
+        step_ns=float(np.median(traced.durations_ns)),
+        spread=float((high - low) / middle),
+        memory=traced.memory,
+        repeats=len(latencies),
+        stream_ns=float(np.mean([step.stream_ns for step in kept])),
+        copied_ns=float(np.mean([step.copied_ns for step in kept])),
+        step=step,
+    )
 
 
 def _most(found: Sequence[Allocated]) -> Allocated:

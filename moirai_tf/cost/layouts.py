@@ -7,7 +7,7 @@ timed there: no plan can put it there either.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,6 +209,8 @@ class TracedLayout:
     """All kernels on a GPU's stream."""
     copied_ns: float
     """All copies from and to a GPU."""
+    step: Callable[[], object] | None = None
+    """Runs it untraced again; None if its Session was closed."""
 
 
 def own_ns(

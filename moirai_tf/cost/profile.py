@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
@@ -164,19 +165,23 @@ def _in_sessions(
     inputs = chosen_inputs(graph, options.inputs, options.seed)
     with stage("time a step that does nothing"):
         step = measured_step_cost(graph, cluster, inputs)
-    measured = measure_devices(
-        model, coarse, cluster, [device.name for device in devices], inputs, step, links,
-        repeats=options.repeats, warmup=options.warmup,
-    )  # fmt: skip
-    times = {name: found for name, (found, _) in measured.items()}
-    step = with_rests(step, cluster.client, {name: found for name, (_, found) in measured.items()})
+    with ExitStack() as sessions:
+        measured = measure_devices(
+            model, coarse, cluster, [device.name for device in devices], inputs, step, links,
+            sessions, repeats=options.repeats, warmup=options.warmup,
+        )  # fmt: skip
+        ready = {name: found.step for name, found in measured.items() if found.step}
+        with stage("time all devices together"):
+            slowdown = measured_slowdown(
+                model, coarse, cluster, inputs, ready, repeats=options.repeats
+            )
+    notes = {name: found.measurement for name, found in measured.items()}
+    step = with_rests(step, cluster.client, notes)
     profiles = {
-        device.name: DeviceProfile(device, MEASURE, measured[device.name][1], facts[device.name])
+        device.name: DeviceProfile(device, MEASURE, notes[device.name], facts[device.name])
         for device in devices
     }
-    shared = pooled(times, facts)
-    with stage("time all devices together"):
-        slowdown = measured_slowdown(model, coarse, cluster, inputs, repeats=options.repeats)
+    shared = pooled({name: found.times_ns for name, found in measured.items()}, facts)
     return step, slowdown, {name: (shared[name], profiles[name]) for name in profiles}
 
 
