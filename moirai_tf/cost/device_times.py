@@ -48,7 +48,7 @@ from moirai_tf.fusion.coarse import CoarseGraph
 from moirai_tf.graph.graph import Graph, TensorRef
 from moirai_tf.model.saved_model import SavedModel
 from moirai_tf.progress import stage
-from moirai_tf.rewrite.kept_order import plan_order
+from moirai_tf.rewrite.kept_order import Order, plan_order
 from moirai_tf.rewrite.make_plan import transfers_of, write_placed
 from moirai_tf.runtime.devices import full_name
 from moirai_tf.runtime.gpu_records import gpu_index
@@ -56,7 +56,8 @@ from moirai_tf.runtime.session import ClusterSession
 from moirai_tf.runtime.timing import LEAST_STEPS, elapsed_ns, enough, warm_up
 
 _LEAST_WARMUP = 2
-"""Traced steps that do not count: those that are slow all the same are not in the middle half."""
+"""Traced steps that do not count, of a model that takes long: one that is slow all the same is not
+in the middle half."""
 _LEAST_TRACED = 5
 """Traced steps that count, of a model that takes long."""
 _LOGGER = logging.getLogger(__name__)
@@ -218,22 +219,20 @@ class _TimedModel:
     @contextmanager
     def _loaded(self, layout: Layout, placed: Path, *, ordered: bool) -> Iterator[ClusterSession]:
         with stage("write the model"):
-            in_turn = [self._in_turn(layout)]
-            order = (
-                plan_order(self.model, self.coarse, in_turn, layout.placement) if ordered else None
-            )
+            order = self._one_by_one(layout) if ordered else None
             write_placed(self.model, self.graph, self.cluster, layout.placement, placed, order)
         with loaded(self.cluster, placed, self.graph) as opened:
             yield opened
 
-    def _in_turn(self, layout: Layout) -> list[int]:
+    def _one_by_one(self, layout: Layout) -> Order:
         """The fused operators of the device that is looked at, in topological order."""
         fine = self.graph.operators
-        return [
+        in_turn = [
             i
             for i, fused in enumerate(self.coarse.operators)
             if all(layout.placement[fine[m].name] == layout.device for m in fused.members)
         ]
+        return plan_order(self.model, self.coarse, [in_turn], layout.placement)
 
     def _step(self, opened: ClusterSession) -> Callable[[], object]:
         feeds, fetches = runs_of(self.model, self.graph, self.inputs)

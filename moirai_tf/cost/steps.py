@@ -129,8 +129,10 @@ def measured_slowdown(
         device.name: replace(cluster, client=device.name) if device.type == "CPU" else cluster
         for device in cluster.devices
     }
-    shown = {name: layouts(coarse, own, name)[0] for name, own in clients.items()}
-    names = [name for name, layout in shown.items() if layout.whole]
+    shown = {
+        name: layouts(coarse, own, name)[0] for name, own in clients.items() if name not in ready
+    }
+    names = [name for name in clients if name in ready or shown[name].whole]
     if len(names) < 2 or not any(cluster.device(name).type == "CPU" for name in names):
         return {}
     with tempfile.TemporaryDirectory(prefix="moirai_profile_") as work, ExitStack() as stack:
